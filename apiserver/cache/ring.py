@@ -1,0 +1,90 @@
+"""A bounded, ordered window over the latest events of one resource.
+
+The cacher appends; each watch keeps a position of its own and reads from there, so a watcher costs
+no queue. One that falls behind the window is told so (`Overrun`) and ends: nobody waits for it.
+Pure; positions are absolute and never reused.
+"""
+
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+
+class Sized(Protocol):
+    """What the ring needs of an event: its revision and its weight in bytes."""
+
+    @property
+    def revision(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+E = TypeVar("E", bound=Sized)
+
+
+class Expired(Exception):
+    """The revision lies before the window; `oldest` is the first that a watch may start from."""
+
+    def __init__(self, oldest: int) -> None:
+        super().__init__(f"the oldest revision kept is {oldest}")
+        self.oldest = oldest
+
+
+class Overrun(Exception):
+    """The reader's next event has left the window."""
+
+
+@dataclass(slots=True)
+class Ring(Generic[E]):
+    """Events above `floor`, without gap, at most `capacity` of them and `limit` bytes.
+
+    The newest event is always kept, whatever its size.
+    """
+
+    floor: int
+    capacity: int
+    limit: int
+
+    def __post_init__(self) -> None:
+        self._events: deque[E] = deque()
+        self._first = 0
+        self._bytes = 0
+
+    @property
+    def end(self) -> int:
+        """The position that the next event will get."""
+        return self._first + len(self._events)
+
+    def append(self, event: E) -> None:
+        self._events.append(event)
+        self._bytes += event.size
+        while len(self._events) > 1 and (
+            len(self._events) > self.capacity or self._bytes > self.limit
+        ):
+            gone = self._events.popleft()
+            self._bytes -= gone.size
+            self._first += 1
+            self.floor = gone.revision
+
+    def after(self, revision: int) -> int:
+        """The position of the first event above `revision`. `Expired` if some have gone."""
+        if revision < self.floor:
+            raise Expired(self.floor)
+        if not self._events or revision >= self._events[-1].revision:
+            return self.end
+        return self._first + bisect_right(self._events, revision, key=lambda e: e.revision)
+
+    def read(self, position: int, count: int) -> list[E]:
+        """Up to `count` events from `position` on. `Overrun` if it has left the window."""
+        start = position - self._first
+        if start < 0:
+            raise Overrun
+        size = len(self._events)
+        # A deque is fast at its ends only; a reader that keeps up stands at the right one.
+        if size - start <= count:
+            tail = [self._events[index] for index in range(size - 1, start - 1, -1)]
+            tail.reverse()
+            return tail
+        return [self._events[start + offset] for offset in range(count)]

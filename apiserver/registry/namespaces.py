@@ -1,0 +1,87 @@
+"""The namespace controller of standalone mode: first namespaces, and orderly deletion.
+
+The server runs it as a task. A namespace that is deleted is first marked as terminating, then
+emptied, then removed; one that an earlier run left half way is finished at the next start.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+
+import structlog
+
+import storage
+from apiserver.api import builtin, status
+from apiserver.cache.cacher import Cacher
+from apiserver.registry.gate import NamespaceGate
+from apiserver.registry.strategies import KEPT_NAMESPACES
+from apiserver.registry.strategy import Strategy
+from apiserver.registry.writer import Where, Writer
+
+RETRY = 2.0  # seconds until a namespace that could not be emptied is tried again
+
+log = structlog.get_logger()
+
+
+class NamespaceController:
+    """Level-triggered: looks at every terminating namespace whenever the cache has moved."""
+
+    def __init__(
+        self,
+        *,
+        writer: Writer,
+        gate: NamespaceGate,
+        cacher: Cacher,
+        strategies: Sequence[Strategy],
+    ) -> None:
+        self._writer = writer
+        self._gate = gate
+        self._cacher = cacher
+        self._contents = [s for s in strategies if s.resource.namespaced]
+        (self._strategy,) = (s for s in strategies if s.resource is builtin.NAMESPACES)
+
+    async def run(self) -> None:
+        await self._cacher.until_ready()
+        await self._create_kept()
+        with self._cacher.waker() as waker:
+            while True:
+                waker.clear()
+                left = [name for name in self._terminating() if not await self._finish(name)]
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY if left else None):
+                        await waker.wait()
+
+    async def _create_kept(self) -> None:
+        for name in sorted(KEPT_NAMESPACES):
+            with contextlib.suppress(status.StatusError):
+                await self._writer.create(
+                    Where(self._strategy, "", name), {"metadata": {"name": name}}
+                )
+
+    def _terminating(self) -> list[str]:
+        prefix = builtin.NAMESPACES.prefix
+        return [
+            item.key.removeprefix(prefix)
+            for item in self._cacher.objects(builtin.NAMESPACES).select(prefix)
+            if b'"deletionTimestamp"' in item.data
+            and item.parse()["metadata"].get("deletionTimestamp")
+        ]
+
+    async def _finish(self, name: str) -> bool:
+        """Empty and remove a namespace; whether it is gone."""
+        try:
+            await self._gate.quiet(name)
+            for strategy in self._contents:
+                if not await self._writer.clear(Where(strategy, name)):
+                    return False
+            await self._writer.update(Where(self._strategy, "", name), _let_go)
+        except (status.StatusError, storage.StorageError) as error:
+            log.warning("namespace not removed yet", namespace=name, error=str(error))
+            return False
+        log.info("namespace removed", namespace=name)
+        return True
+
+
+def _let_go(namespace: dict[str, object]) -> dict[str, object]:
+    namespace["spec"] = {}
+    return namespace

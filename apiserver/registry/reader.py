@@ -1,0 +1,208 @@
+"""Get and list: what a client is owed for its resourceVersion, from the cache where that can be.
+
+The HTTP handlers call it. The rules are those of `pkg/storage/interfaces.go` of k8s.io/apiserver:
+no resourceVersion means the newest state, 0 any state, N a state not older (or, in pages, exactly
+N). Lists hold stored bytes; nothing is decoded but what a field selector asks for.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import storage
+from apiserver.api import status
+from apiserver.api.resource import Resource
+from apiserver.api.status import Cause
+from apiserver.cache.cacher import Cacher
+from apiserver.cache.objects import Object
+from apiserver.cache.session import View
+from apiserver.registry.continuation import INCONSISTENT, Continuation
+
+CACHE_WAIT = 0.1  # seconds the cache gets to show a write that the store knows of
+FUTURE_WAIT = 3.0  # seconds a revision of the future is waited for, as upstream
+
+TOO_OLD = "The resourceVersion for the provided list is too old."
+CONTINUE_TOO_OLD = (
+    "The provided continue parameter is too old to display a consistent list result. You can start"
+    " a new list without the continue parameter, or use the continue token in this response to"
+    " retrieve the remainder of the results. Continuing with the provided token results in an"
+    " inconsistent list - objects that were created, modified, or deleted between the time the"
+    " first chunk was returned and now may show up in the list."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListOptions:
+    """The query of a list or watch, decoded. `revision` None: not given."""
+
+    revision: int | None = None
+    match: str = ""
+    limit: int = 0
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Objects in key order at one revision. `remaining` is None where it is not told."""
+
+    items: list[Object]
+    revision: int
+    token: str = ""
+    remaining: int | None = None
+
+
+class Reader:
+    """Reads one consistent state; falls back to the store where the cache cannot give it."""
+
+    def __init__(self, *, store: storage.Store, cacher: Cacher) -> None:
+        self._store = store
+        self._cacher = cacher
+
+    async def get(self, resource: Resource, key: str, name: str, revision: int | None) -> Object:
+        """The object, at least as new as the client is owed. 404, 504."""
+        if await self._current(revision):
+            item = self._cacher.objects(resource).get(key)
+        else:
+            record, _ = await self._store.get(key)
+            item = record and _decode(record)
+        if item is None:
+            raise status.not_found(resource, name)
+        return item
+
+    async def list(self, resource: Resource, view: View, options: ListOptions) -> Listing:
+        """The objects of a view. 400, 410 and 504 by the rules for resourceVersion."""
+        if options.token:
+            if options.revision:
+                raise status.bad_request(
+                    "specifying resource version is not allowed when using continue"
+                )
+            start = Continuation.decode(options.token)
+            revision = 0 if start.revision == INCONSISTENT else start.revision
+            return await self._stored(view, options, revision, view.prefix + start.last)
+        exact = options.revision and (
+            options.match == "Exact" or (options.limit and not options.match)
+        )
+        if exact and options.revision != self._cacher.revision:
+            return await self._stored(view, options, options.revision or 0, "")
+        if not await self._current(options.revision):
+            return await self._stored(view, options, 0, "")
+        objects = self._cacher.objects(resource)
+        limit = 0 if options.revision == 0 else options.limit
+        matching: Iterable[Object] = objects.select(view.prefix)
+        if not view.everything:
+            matching = (item for item in matching if view.shows(item))
+        if not limit:
+            return Listing(list(matching), objects.revision)
+        items: list[Object] = []
+        more = 0
+        for item in matching:
+            if len(items) < limit:
+                items.append(item)
+            else:
+                more += 1
+        return _page(view, items, objects.revision, more)
+
+    async def state(self, resource: Resource, view: View, revision: int | None) -> Listing:
+        """What a watch that wants the present state starts from."""
+        return await self.list(resource, view, ListOptions(revision=revision, match="NotOlderThan"))
+
+    async def _current(self, revision: int | None) -> bool:
+        """Wait until the cache has what the client is owed; False where the store must be asked."""
+        await self._cacher.until_ready()
+        if revision is None:
+            owed = await self._store.revision()
+            return await self._cacher.caught_up(owed, timeout=CACHE_WAIT)
+        if not await self._cacher.caught_up(revision, timeout=FUTURE_WAIT):
+            current = await self._store.revision()
+            if revision > current:
+                raise status.future_revision(revision, current)
+            return False
+        return True
+
+    async def _stored(self, view: View, options: ListOptions, revision: int, after: str) -> Listing:
+        """Read pages from the store until the limit is filled with what the view shows."""
+        items: list[Object] = []
+        while True:
+            try:
+                page = await self._store.list(
+                    view.prefix, after=after, limit=options.limit, revision=revision
+                )
+            except storage.Compacted as error:
+                if options.token:
+                    last = after.removeprefix(view.prefix)
+                    raise status.expired(
+                        CONTINUE_TOO_OLD,
+                        continue_token=Continuation(INCONSISTENT, last).encode(),
+                    ) from error
+                raise status.expired(TOO_OLD) from error
+            except storage.FutureRevision as error:
+                raise status.future_revision(revision, error.current) from error
+            revision = page.revision
+            shown = [item for record in page.records if view.shows(item := _decode(record))]
+            kept = [item for item in shown if item is not None]
+            room = options.limit - len(items) if options.limit else len(kept)
+            items += kept[:room]
+            unread = page.remaining + len(kept) - len(kept[:room])
+            if not options.limit or not unread:
+                return Listing(items, page.revision)
+            if len(items) == options.limit:
+                return _page(view, items, page.revision, unread)
+            after = page.records[-1].key
+
+
+def check_match(kind: str, options: ListOptions, *, watch: bool, initial: bool | None) -> None:
+    """422 for the combinations that `ListOptions` forbids (`internalversion/validation`)."""
+
+    def refuse(field: str, message: str, reason: str = "FieldValueForbidden") -> None:
+        raise status.invalid_options(kind, Cause(reason, message, field))
+
+    match = options.match
+    if match not in ("", "Exact", "NotOlderThan"):
+        refuse(
+            "resourceVersionMatch",
+            f'Unsupported value: "{match}": supported values: "Exact", "NotOlderThan", ""',
+            "FieldValueNotSupported",
+        )
+    if watch:
+        if initial is not None and match != "NotOlderThan":
+            refuse(
+                "resourceVersionMatch",
+                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            )
+        if initial is None and match:
+            refuse(
+                "resourceVersionMatch",
+                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents"
+                " is provided",
+            )
+        return
+    if initial is not None:
+        refuse("sendInitialEvents", "Forbidden: sendInitialEvents is forbidden for list")
+    if match and options.token:
+        refuse(
+            "resourceVersionMatch",
+            "Forbidden: resourceVersionMatch is forbidden when continue is provided",
+        )
+    if match and options.revision is None:
+        refuse(
+            "resourceVersionMatch",
+            "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        )
+    if match == "Exact" and options.revision == 0:
+        refuse(
+            "resourceVersionMatch",
+            'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
+        )
+
+
+def _page(view: View, items: list[Object], revision: int, more: int) -> Listing:
+    if not more:
+        return Listing(items, revision)
+    token = Continuation(revision, items[-1].key.removeprefix(view.prefix)).encode()
+    return Listing(items, revision, token, more if view.everything else None)
+
+
+def _decode(record: storage.Record) -> Object | None:
+    try:
+        return Object.decode(record.key, record.value, record.revision)
+    except ValueError:
+        return None

@@ -1,0 +1,401 @@
+"""Create, update, patch and delete: the order of checks, and the compare-and-swap loop.
+
+The HTTP handlers call it with decoded objects; it answers with the stored bytes at their revision.
+It knows no HTTP. The order of the checks is k8s.io/apiserver's
+(`pkg/registry/generic/registry/store.go`), because each of them can be observed.
+"""
+
+import random
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+import storage
+from apiserver.api import encoding, metadata, status
+from apiserver.api.status import Cause
+from apiserver.registry.gate import NamespaceGate
+from apiserver.registry.strategy import Json, Strategy
+
+PAGE = 500  # records that emptying a collection reads at once
+ATTEMPTS = 8  # names tried for one generateName, as upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The object a request names; `namespace` is empty for cluster-scoped resources."""
+
+    strategy: Strategy
+    namespace: str
+    name: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """The storage prefix of the collection; of all namespaces where none is named."""
+        resource = self.strategy.resource
+        inner = f"{self.namespace}/" if resource.namespaced and self.namespace else ""
+        return resource.prefix + inner
+
+    @property
+    def key(self) -> str:
+        return self.prefix + self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The outcome of a write: the object as bytes, and what the client is to be told."""
+
+    data: bytes
+    warnings: tuple[str, ...] = ()
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditions:
+    """What a delete demands of the object that it meets."""
+
+    uid: str | None = None
+    revision: str | None = None
+
+
+class Writer:
+    """Writes objects through the store; `clock` gives Unix seconds."""
+
+    def __init__(
+        self,
+        *,
+        store: storage.Store,
+        gate: NamespaceGate,
+        clock: Callable[[], float],
+        rand: random.Random,
+    ) -> None:
+        self._store = store
+        self._gate = gate
+        self._clock = clock
+        self._rand = rand
+
+    async def create(self, where: Where, obj: Json, *, dry_run: bool = False) -> Written:
+        """Store a new object. 404 without its namespace, 409 if the name is taken, 422."""
+        strategy, resource = where.strategy, where.strategy.resource
+        obj, warnings = strategy.normalise(obj)
+        meta = obj["metadata"]
+        if meta.get("resourceVersion"):
+            raise _invalid(
+                where,
+                [
+                    Cause(
+                        "FieldValueForbidden",
+                        "Forbidden: resourceVersion should not be set on objects to be created",
+                        "metadata.resourceVersion",
+                    )
+                ],
+                name=str(meta.get("name") or ""),
+            )
+        base = str(meta.get("generateName") or "")
+        generated = not meta.get("name") and bool(base)
+        async with self._gate.creating(resource, where.namespace, str(meta.get("name") or base)):
+            for attempt in range(ATTEMPTS if generated else 1):
+                if generated:
+                    meta["name"] = metadata.generate_name(base, self._rand)
+                if attempt == 0:
+                    self._fill(where, obj)
+                    causes = [
+                        *metadata.validate_metadata(meta, namespaced=resource.namespaced),
+                        *strategy.validate(obj),
+                    ]
+                    if causes:
+                        raise _invalid(where, causes, name=str(meta.get("name") or ""))
+                name = str(meta["name"])
+                key = where.prefix + name
+                try:
+                    data, revision = await self._insert(key, obj, dry_run=dry_run)
+                except storage.KeyExists as error:
+                    existing = error.current
+                    continue
+                except storage.TooLarge as error:
+                    raise status.too_large(metadata.BODY_LIMIT) from error
+                told = (*warnings, *strategy.warn(obj))
+                return Written(encoding.with_revision(data, revision) if revision else data, told)
+        raise _exists(where, name, existing, generated=bool(base))
+
+    async def update(
+        self,
+        where: Where,
+        change: Callable[[Json], Json],
+        *,
+        subresource: str = "",
+        dry_run: bool = False,
+    ) -> Written:
+        """Apply `change` to the object and store the result.
+
+        `change` gets a copy with its resourceVersion and returns the wanted object; a
+        resourceVersion in that is a precondition. Without one a lost race is played again on the
+        fresh object, so the client never sees it.
+        """
+        while True:
+            record, old = await self._read(where)
+            wanted = change(_copy(old))
+            meta = wanted.get("metadata")
+            if not isinstance(meta, dict):
+                raise status.bad_request("metadata must be an object")
+            resource, name = where.strategy.resource, where.name
+            if str(meta.get("uid") or old["metadata"]["uid"]) != old["metadata"]["uid"]:
+                raise status.conflict(
+                    resource,
+                    name,
+                    f"Precondition failed: UID in precondition: {meta['uid']}, "
+                    f"UID in object meta: {old['metadata']['uid']}",
+                )
+            asked = meta.get("resourceVersion")
+            if asked and _revision(asked) != record.revision:
+                raise status.conflict(resource, name)
+            wanted, warnings = self._merge(where, old, wanted, subresource)
+            told = (*warnings, *where.strategy.warn(wanted))
+            if _gone(where.strategy, wanted):
+                data = await self._remove(where, record, wanted, dry_run=dry_run)
+                if data is None:
+                    continue
+                return Written(data, told, deleted=True)
+            value = encoding.encode_stored(wanted)
+            if value == record.value or dry_run:
+                return Written(encoding.with_revision(value, record.revision), told)
+            try:
+                revision = await self._store.update(where.key, value, expected=record.revision)
+            except storage.Conflict as error:
+                if asked and error.current is not None:
+                    raise status.conflict(resource, name) from error
+                continue
+            except storage.TooLarge as error:
+                raise status.too_large(metadata.BODY_LIMIT) from error
+            return Written(encoding.with_revision(value, revision), told)
+
+    async def delete(
+        self,
+        where: Where,
+        *,
+        preconditions: Preconditions = Preconditions(),
+        finalizers: tuple[str, ...] = (),
+        dry_run: bool = False,
+    ) -> Written:
+        """Delete the object, or mark it as terminating where something holds it."""
+        strategy, resource = where.strategy, where.strategy.resource
+        while True:
+            record, old = await self._read(where)
+            meta = old["metadata"]
+            _check(where, preconditions, meta, record.revision)
+            if where.name in strategy.immortal:
+                raise status.forbidden(resource, where.name, "this namespace may not be deleted")
+            held = [*(meta.get("finalizers") or []), *finalizers]
+            if not held and not strategy.linger(old):
+                data = await self._remove(where, record, old, dry_run=dry_run)
+                if data is None:
+                    continue
+                return Written(data, deleted=True)
+            if meta.get("deletionTimestamp"):
+                return Written(encoding.with_revision(record.value, record.revision))
+            meta["deletionTimestamp"] = metadata.now_text(self._clock())
+            meta["deletionGracePeriodSeconds"] = 0
+            if held:
+                meta["finalizers"] = list(dict.fromkeys(held))
+            if strategy.generation:
+                meta["generation"] = int(meta.get("generation") or 0) + 1
+            strategy.terminate(old)
+            value = encoding.encode_stored(old)
+            if dry_run:
+                return Written(encoding.with_revision(value, record.revision))
+            try:
+                revision = await self._store.update(where.key, value, expected=record.revision)
+            except storage.Conflict:
+                continue
+            return Written(encoding.with_revision(value, revision))
+
+    async def clear(self, where: Where) -> bool:
+        """Delete the whole collection; whether nothing had to stay for its finalizers."""
+        after, clear = "", True
+        while True:
+            page = await self._store.list(where.prefix, after=after, limit=PAGE)
+            for record in page.records:
+                after = record.key
+                name = record.key.rpartition("/")[2]
+                namespace = record.key.removeprefix(where.strategy.resource.prefix).partition("/")
+                item = Where(where.strategy, namespace[0] if namespace[1] else "", name)
+                try:
+                    clear &= (await self.delete(item)).deleted
+                except status.StatusError as error:
+                    if error.code != 404:
+                        raise
+            if not page.remaining:
+                return clear
+
+    def _fill(self, where: Where, obj: Json) -> None:
+        """Set what the server owns on a new object, whatever the client sent."""
+        strategy, resource = where.strategy, where.strategy.resource
+        meta = obj["metadata"]
+        if resource.namespaced:
+            meta["namespace"] = where.namespace
+        for owned in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
+            meta.pop(owned, None)
+        meta.pop("resourceVersion", None)
+        meta.pop("managedFields", None)
+        meta["uid"] = str(uuid.uuid4())
+        meta["creationTimestamp"] = metadata.now_text(self._clock())
+        if strategy.generation:
+            meta["generation"] = 1
+        if resource.status:
+            obj.pop("status", None)
+        obj["apiVersion"], obj["kind"] = resource.api_version, resource.kind
+        strategy.prepare(obj)
+
+    def _merge(
+        self, where: Where, old: Json, new: Json, subresource: str
+    ) -> tuple[Json, tuple[str, ...]]:
+        """What an update may change, with what it may not taken from the old object."""
+        strategy, resource = where.strategy, where.strategy.resource
+        if subresource == "status":
+            merged = _copy(old)
+            merged.pop("status", None)
+            if new.get("status") is not None:
+                merged["status"] = new["status"]
+            merged["metadata"].pop("resourceVersion", None)
+            return merged, ()
+        new, warnings = strategy.normalise(new)
+        meta, was = new["metadata"], old["metadata"]
+        for owned in (
+            "name",
+            "namespace",
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "generateName",
+        ):
+            if owned in was:
+                meta[owned] = was[owned]
+            else:
+                meta.pop(owned, None)
+        for dropped in ("resourceVersion", "selfLink", "managedFields"):
+            meta.pop(dropped, None)
+        new["apiVersion"], new["kind"] = resource.api_version, resource.kind
+        if resource.status:
+            new.pop("status", None)
+            if "status" in old:
+                new["status"] = old["status"]
+        causes = [
+            *metadata.validate_metadata(meta, namespaced=resource.namespaced),
+            *metadata.validate_metadata_update(meta, was),
+            *strategy.validate(new),
+        ]
+        if causes:
+            raise _invalid(where, causes)
+        if strategy.generation and _content(new) != _content(old):
+            meta["generation"] = int(was.get("generation") or 0) + 1
+        return new, tuple(warnings)
+
+    async def _insert(self, key: str, obj: Json, *, dry_run: bool) -> tuple[bytes, int]:
+        data = encoding.encode_stored(obj)
+        if not dry_run:
+            return data, await self._store.create(key, data)
+        record, _ = await self._store.get(key)
+        if record is not None:
+            raise storage.KeyExists(record)
+        return data, 0
+
+    async def _read(self, where: Where) -> tuple[storage.Record, Json]:
+        record, _ = await self._store.get(where.key)
+        if record is None:
+            raise status.not_found(where.strategy.resource, where.name)
+        try:
+            old = orjson.loads(record.value)
+            if not isinstance(old["metadata"]["uid"], str):
+                raise TypeError("metadata.uid is no text")
+        except (ValueError, TypeError, KeyError):
+            # Unreadable, yet deletable and replaceable by name: everything it held is void.
+            old = {"metadata": {"name": where.name, "uid": ""}}
+            if where.namespace:
+                old["metadata"]["namespace"] = where.namespace
+        old["metadata"]["resourceVersion"] = str(record.revision)
+        return record, old
+
+    async def _remove(
+        self, where: Where, record: storage.Record, last: Json, *, dry_run: bool
+    ) -> bytes | None:
+        """Delete for good; the last state at the deletion's revision, None if a race was lost."""
+        last = _copy(last)
+        last["metadata"].pop("resourceVersion", None)
+        revision = record.revision
+        if not dry_run:
+            try:
+                revision = await self._store.delete(where.key, expected=record.revision)
+            except storage.Conflict:
+                return None
+        return encoding.with_revision(encoding.encode_stored(last), revision)
+
+
+def _copy(obj: Mapping[str, Any]) -> Json:
+    copied: Json = orjson.loads(orjson.dumps(obj))
+    return copied
+
+
+def _content(obj: Mapping[str, Any]) -> dict[str, Any]:
+    """What metadata.generation counts the changes of."""
+    return {
+        key: value
+        for key, value in obj.items()
+        if key not in ("metadata", "status", "apiVersion", "kind")
+    }
+
+
+def _gone(strategy: Strategy, obj: Mapping[str, Any]) -> bool:
+    """Whether an update let go of the last thing that held a terminating object."""
+    meta = obj["metadata"]
+    held = meta.get("finalizers") or strategy.linger(obj)
+    return bool(meta.get("deletionTimestamp")) and not held
+
+
+def _revision(text: object) -> int:
+    if isinstance(text, str) and text.isascii() and text.isdigit():
+        return int(text)
+    raise status.bad_request(
+        f'metadata.resourceVersion: Invalid value: "{text}": must be a resourceVersion'
+        " that this server gave"
+    )
+
+
+def _invalid(where: Where, causes: list[Cause], *, name: str = "") -> status.StatusError:
+    resource = where.strategy.resource
+    return status.invalid(resource.kind, resource.group, name or where.name, causes)
+
+
+def _exists(
+    where: Where, name: str, existing: storage.Record, *, generated: bool
+) -> status.StatusError:
+    terminating = b'"deletionTimestamp"' in existing.value
+    prefix = "object is being deleted: " if terminating else ""
+    error = status.already_exists(where.strategy.resource, name, prefix=prefix)
+    if generated:
+        error.message += ", the server was not able to generate a unique name for the object"
+        error.retry_after = 1
+    return error
+
+
+def _check(where: Where, demands: Preconditions, meta: Mapping[str, Any], revision: int) -> None:
+    resource = where.strategy.resource
+    if demands.uid is not None and demands.uid != meta.get("uid"):
+        raise status.conflict(
+            resource,
+            where.name,
+            f"the UID in the precondition ({demands.uid}) does not match the UID in record "
+            f"({meta.get('uid')}). The object might have been deleted and then recreated",
+            kind=resource.kind,
+        )
+    if demands.revision is not None and demands.revision != str(revision):
+        raise status.conflict(
+            resource,
+            where.name,
+            f"the ResourceVersion in the precondition ({demands.revision}) does not match the "
+            f"ResourceVersion in record ({revision}). The object might have been modified",
+            kind=resource.kind,
+        )

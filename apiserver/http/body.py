@@ -1,0 +1,114 @@
+"""Read and decode a request body: its size, its type, its duplicates and unknown fields."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from apiserver.api import status, strict
+from apiserver.api.metadata import BODY_LIMIT
+from apiserver.api.resource import Resource
+from apiserver.http import negotiation
+
+
+async def read(request: Request) -> bytes:
+    """The whole body. 413 above 3 MiB, before anything is decoded."""
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > BODY_LIMIT:
+        raise status.too_large(BODY_LIMIT)
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > BODY_LIMIT:
+            raise status.too_large(BODY_LIMIT)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def decode(
+    data: bytes, media: str, resource: Resource, validation: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The object of a create or update, and what is to be warned about.
+
+    `apiVersion` may be absent: the URL supplies it. `kind` is required, because an object of
+    another kind would otherwise pass as an empty one of this.
+    """
+    parsed, doubled = (
+        strict.decode_yaml(data) if media == negotiation.YAML else strict.decode_json(data)
+    )
+    if not isinstance(parsed, dict):
+        raise status.bad_request(
+            f"the object provided is unrecognized (must be of type {resource.kind}):"
+            " the body is not an object"
+        )
+    version, kind = parsed.get("apiVersion"), parsed.get("kind")
+    if not kind:
+        raise status.bad_request(
+            f"Object 'Kind' is missing: kind: Required value: must be {resource.kind}"
+        )
+    if version not in (None, "", resource.api_version):
+        raise status.bad_request(
+            f"the API version in the data ({version}) does not match the expected API version"
+            f" ({resource.api_version})"
+        )
+    if kind != resource.kind:
+        raise status.bad_request(
+            f'{resource.kind} in version "{resource.version}" cannot be handled as a'
+            f' {resource.kind}: kind: Invalid value: "{kind}": must be {resource.kind}'
+        )
+    metadata = parsed.setdefault("metadata", {})
+    if metadata is None:
+        parsed["metadata"] = metadata = {}
+    if not isinstance(metadata, dict):
+        raise status.bad_request(
+            f'{resource.kind} in version "{resource.version}" cannot be handled as a'
+            f" {resource.kind}: metadata: must be an object"
+        )
+    return parsed, check(parsed, doubled, resource, validation)
+
+
+def check(
+    obj: dict[str, Any], doubled: list[str], resource: Resource, validation: str, code: int = 400
+) -> list[str]:
+    """Drop unknown fields from `obj`; say so as warnings, or refuse them where asked."""
+    unknown = strict.unknown_fields(obj, resource.schema)
+    strict.drop_unknown(obj, resource.schema)
+    problems = [*doubled, *unknown]
+    if not problems or validation == "Ignore":
+        return []
+    if validation == "Warn":
+        return problems
+    text = f"strict decoding error: {', '.join(problems)}"
+    if code == 422:
+        cause = status.Cause("FieldValueInvalid", f"Invalid value: {text}", "patch")
+        raise status.invalid(resource.kind, resource.group, _name(obj), [cause])
+    raise status.bad_request(
+        f'{resource.kind} in version "{resource.version}" cannot be handled as a'
+        f" {resource.kind}: {text}"
+    )
+
+
+def place(obj: Mapping[str, Any], resource: Resource, namespace: str, name: str = "") -> None:
+    """400 where the body names another namespace or, given a name, another object."""
+    metadata = obj["metadata"]
+    if resource.namespaced and metadata.get("namespace") not in (None, "", namespace):
+        raise status.bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request"
+        )
+    if not name:
+        return
+    if not metadata.get("name"):
+        raise status.bad_request(
+            f"the name of the object ({name} based on URL) was undeterminable:"
+            " name must be provided"
+        )
+    if metadata["name"] != name:
+        raise status.bad_request(
+            f"the name of the object ({metadata['name']}) does not match the name on the URL"
+            f" ({name})"
+        )
+
+
+def _name(obj: Mapping[str, Any]) -> str:
+    metadata = obj.get("metadata")
+    return str(metadata.get("name") or "") if isinstance(metadata, dict) else ""

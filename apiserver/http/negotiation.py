@@ -1,0 +1,111 @@
+"""Which representation a request's Accept header asks for, and what it sends.
+
+Pure; k8s.io/apiserver `pkg/endpoints/handlers/negotiation`. Clauses that cannot be served are
+skipped, so that a Go client's `protobuf,json` falls through to JSON.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from apiserver.api import status
+
+JSON = "application/json"
+YAML = "application/yaml"
+FORM = "application/x-www-form-urlencoded"  # what `curl -d` sends, whatever the body is
+PATCHES = (
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+)
+BROWSERS = ("curl", "Wget", "Mozilla/5.0")
+META = "meta.k8s.io"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A chosen representation.
+
+    `transform` is "", "Table", "PartialObjectMetadata" or "PartialObjectMetadataList"; `version`
+    is the meta.k8s.io version of a transform.
+    """
+
+    media: str = JSON
+    transform: str = ""
+    version: str = "v1"
+    pretty: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One clause of an Accept header: its media type and parameters, and how much it is wanted."""
+
+    media: str
+    parameters: Mapping[str, str]
+    quality: float
+
+
+def clauses(accept: str) -> list[Clause]:
+    """The clauses in order of preference."""
+    found = []
+    for text in accept.split(","):
+        media, *rest = (part.strip() for part in text.split(";"))
+        if not media:
+            continue
+        pairs = dict(part.split("=", 1) for part in rest if "=" in part)
+        try:
+            quality = float(pairs.pop("q", 1))
+        except ValueError:
+            quality = 1.0
+        found.append(Clause(media.lower(), pairs, quality))
+    return sorted(found, key=lambda clause: -clause.quality)
+
+
+def output(
+    accept: str, *, agent: str = "", pretty: str | None = None, stream: bool = False
+) -> Output:
+    """The first clause that can be served. 406 where none can."""
+    wanted = clauses(accept) or [Clause("*/*", {}, 1.0)]
+    for clause in wanted:
+        media = {"*/*": JSON, "application/*": JSON}.get(clause.media, clause.media)
+        if media not in (JSON, YAML) or (stream and media == YAML):
+            continue
+        transform, version = clause.parameters.get("as", ""), clause.parameters.get("v", "v1")
+        if transform and not _transforms(transform, version, clause.parameters.get("g")):
+            continue
+        return Output(media, transform, version, _pretty(pretty, agent, clause))
+    if stream:
+        raise status.not_acceptable([f"{JSON};stream=watch"])
+    raise status.not_acceptable([JSON, YAML])
+
+
+def _transforms(transform: str, version: str, group: str | None) -> bool:
+    if group != META or version not in ("v1", "v1beta1"):
+        return False
+    return transform in ("Table", "PartialObjectMetadata", "PartialObjectMetadataList")
+
+
+def _pretty(asked: str | None, agent: str, clause: Clause) -> bool:
+    if asked is not None:
+        return asked.lower() not in ("0", "false")
+    return clause.parameters.get("pretty") in ("1", "true") or agent.startswith(BROWSERS)
+
+
+def body(content_type: str) -> str:
+    """The media type of a request's object: JSON or YAML. 415 for any other.
+
+    A form is read as JSON: `curl -d` labels every body so, and the post's own command is one.
+    """
+    media = content_type.partition(";")[0].strip().lower()
+    if media in ("", JSON, FORM):
+        return JSON
+    if media == YAML:
+        return YAML
+    raise status.unsupported_media_type([JSON, YAML])
+
+
+def patch(content_type: str) -> str:
+    """The media type of a patch. 415 for any that is not served."""
+    media = content_type.partition(";")[0].strip().lower()
+    if media not in PATCHES:
+        raise status.unsupported_media_type(PATCHES)
+    return media

@@ -1,0 +1,290 @@
+"""Serve the resources: parse what a request asks, call the registry, answer in its words.
+
+One ASGI application behind `/api`, `/apis` and the post's short form of the path. Hot paths (get,
+list, watch) pass on stored bytes.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from apiserver.api import patch, selectors, status, strict
+from apiserver.cache.cacher import Cacher
+from apiserver.cache.session import View
+from apiserver.http import body, negotiation, options, request_info, responses
+from apiserver.http.negotiation import Output
+from apiserver.http.request_info import RequestInfo
+from apiserver.http.watch import Watch
+from apiserver.registry.reader import ListOptions, Reader, check_match
+from apiserver.registry.strategy import Strategy
+from apiserver.registry.writer import Where, Writer, Written
+
+INCLUDES = ("None", "Metadata", "Object")
+
+
+class Resources:
+    """The ASGI application; `stopping` ends every watch."""
+
+    def __init__(
+        self,
+        *,
+        strategies: Sequence[Strategy],
+        reader: Reader,
+        writer: Writer,
+        cacher: Cacher,
+        stopping: asyncio.Event,
+        clock: Callable[[], float],
+        rand: random.Random,
+    ) -> None:
+        self._strategies = {strategy.resource.prefix: strategy for strategy in strategies}
+        self._resources = [strategy.resource for strategy in strategies]
+        self._reader = reader
+        self._writer = writer
+        self._cacher = cacher
+        self._stopping = stopping
+        self._clock = clock
+        self._rand = rand
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        info = request_info.parse(request.method, scope["path"], _first(request), self._resources)
+        serve = getattr(self, f"_{info.verb}")
+        response: ASGIApp = await serve(info, request)
+        await response(scope, receive, send)
+
+    async def _get(self, info: RequestInfo, request: Request) -> Response:
+        output = self._output(request)
+        where = self._where(info)
+        revision = options.revision(_first(request))
+        item = await self._reader.get(info.resource, where.key, info.name, revision)
+        return responses.stored(
+            item.data, info.resource, output, now=self._clock(), include=_include(request)
+        )
+
+    async def _list(self, info: RequestInfo, request: Request) -> Response:
+        output = self._output(request)
+        query = _first(request)
+        asked = options.listing(query)
+        initial = options.truth(query, "sendInitialEvents")
+        check_match("ListOptions", asked, watch=False, initial=initial)
+        found = await self._reader.list(info.resource, self._view(info, query), asked)
+        return responses.listing(
+            found, info.resource, output, now=self._clock(), include=_include(request)
+        )
+
+    async def _watch(self, info: RequestInfo, request: Request) -> ASGIApp:
+        output = self._output(request, stream=True)
+        query = _first(request)
+        revision = options.revision(query)
+        initial = options.truth(query, "sendInitialEvents")
+        asked = ListOptions(revision=revision, match=query.get("resourceVersionMatch", ""))
+        check_match("ListOptions", asked, watch=True, initial=initial)
+        if output.transform:
+            responses.transform(info.resource, output, include=_include(request), now=0)
+        seconds = options.number(query, "timeoutSeconds")
+        return Watch(
+            cacher=self._cacher,
+            reader=self._reader,
+            resource=info.resource,
+            view=self._view(info, query),
+            output=output,
+            include=_include(request),
+            revision=revision,
+            state=not revision if initial is None else initial,
+            initial=bool(initial),
+            bookmarks=bool(options.truth(query, "allowWatchBookmarks")),
+            timeout=max(float(seconds), 0.0) if seconds else None,
+            stopping=self._stopping,
+            clock=self._clock,
+            rand=self._rand,
+        )
+
+    async def _create(self, info: RequestInfo, request: Request) -> Response:
+        output = self._output(request)
+        asked = self._writing("CreateOptions", request)
+        media = negotiation.body(request.headers.get("content-type", ""))
+        obj, warnings = body.decode(
+            await body.read(request), media, info.resource, asked.validation
+        )
+        body.place(obj, info.resource, info.namespace)
+        written = await self._writer.create(self._where(info), obj, dry_run=asked.dry_run)
+        return self._written(written, warnings, info, output, request, code=201)
+
+    async def _update(self, info: RequestInfo, request: Request) -> Response:
+        output = self._output(request)
+        asked = self._writing("UpdateOptions", request)
+        media = negotiation.body(request.headers.get("content-type", ""))
+        obj, warnings = body.decode(
+            await body.read(request), media, info.resource, asked.validation
+        )
+        body.place(obj, info.resource, info.namespace, info.name)
+        written = await self._writer.update(
+            self._where(info),
+            lambda old: orjson.loads(orjson.dumps(obj)),
+            subresource=info.subresource,
+            dry_run=asked.dry_run,
+        )
+        return self._written(written, warnings, info, output, request)
+
+    async def _patch(self, info: RequestInfo, request: Request) -> Response:
+        output = self._output(request)
+        asked = self._writing("PatchOptions", request)
+        media = negotiation.patch(request.headers.get("content-type", ""))
+        change, _ = strict.decode_json(await body.read(request))
+        warnings: list[str] = []
+
+        def apply(old: dict[str, Any]) -> dict[str, Any]:
+            new = _patched(media, old, change, info)
+            warnings[:] = body.check(new, [], info.resource, asked.validation, 422)
+            body.place(new, info.resource, info.namespace, info.name)
+            return new
+
+        written = await self._writer.update(
+            self._where(info), apply, subresource=info.subresource, dry_run=asked.dry_run
+        )
+        return self._written(written, warnings, info, output, request)
+
+    async def _delete(self, info: RequestInfo, request: Request) -> Response:
+        output = self._output(request)
+        asked = await self._deleting(request)
+        written = await self._writer.delete(
+            self._where(info),
+            preconditions=asked.preconditions,
+            finalizers=asked.finalizers,
+            dry_run=asked.dry_run,
+        )
+        if not written.deleted:
+            return self._written(written, [], info, output, request)
+        metadata = orjson.loads(written.data)["metadata"]
+        details = {
+            "name": info.name,
+            "group": info.resource.group,
+            "kind": info.resource.plural,
+            "uid": metadata.get("uid", ""),
+        }
+        return responses.document(
+            {
+                "kind": "Status",
+                "apiVersion": "v1",
+                "metadata": {},
+                "status": "Success",
+                "details": {key: value for key, value in details.items() if value},
+            },
+            pretty=output.pretty,
+        )
+
+    async def _deletecollection(self, info: RequestInfo, request: Request) -> Response:
+        self._output(request)
+        asked = await self._deleting(request)
+        query = _first(request)
+        found = await self._reader.list(
+            info.resource, self._view(info, query), options.listing(query)
+        )
+        deleted = []
+        for item in found.items:
+            name = item.key.rpartition("/")[2]
+            where = Where(self._strategies[info.resource.prefix], info.namespace, name)
+            try:
+                written = await self._writer.delete(
+                    where, finalizers=asked.finalizers, dry_run=asked.dry_run
+                )
+            except status.StatusError as error:
+                if error.code != 404:
+                    raise
+            else:
+                deleted.append(written.data)
+        return responses.list_of(deleted, info.resource, found.revision)
+
+    def _where(self, info: RequestInfo) -> Where:
+        return Where(self._strategies[info.resource.prefix], info.namespace, info.name)
+
+    def _view(self, info: RequestInfo, query: dict[str, str]) -> View:
+        prefix = Where(self._strategies[info.resource.prefix], info.namespace).prefix
+        text = query.get("fieldSelector", "")
+        if info.name:
+            text = ",".join(filter(None, (f"metadata.name={info.name}", text)))
+        return View(
+            prefix,
+            selectors.parse_labels(query.get("labelSelector", "")),
+            selectors.parse_fields(text, info.resource.fields),
+        )
+
+    def _output(self, request: Request, *, stream: bool = False) -> Output:
+        return negotiation.output(
+            request.headers.get("accept", ""),
+            agent=request.headers.get("user-agent", ""),
+            pretty=request.query_params.get("pretty"),
+            stream=stream,
+        )
+
+    def _writing(self, kind: str, request: Request) -> options.WriteOptions:
+        return options.writing(kind, _first(request), request.query_params.getlist("dryRun"))
+
+    async def _deleting(self, request: Request) -> options.DeleteOptions:
+        data = await body.read(request)
+        given: Any = {}
+        if data:
+            negotiation.body(request.headers.get("content-type", ""))
+            given, _ = strict.decode_json(data)
+            if not isinstance(given, dict):
+                raise status.bad_request("DeleteOptions must be an object")
+            if given.get("kind") not in (None, "", "DeleteOptions"):
+                raise status.bad_request(
+                    f'no kind "{given["kind"]}" is registered for deletion; use DeleteOptions'
+                )
+        return options.deleting(_first(request), request.query_params.getlist("dryRun"), given)
+
+    def _written(
+        self,
+        written: Written,
+        warnings: list[str],
+        info: RequestInfo,
+        output: Output,
+        request: Request,
+        *,
+        code: int = 200,
+    ) -> Response:
+        response = responses.stored(
+            written.data,
+            info.resource,
+            output,
+            now=self._clock(),
+            include=_include(request),
+            code=code,
+        )
+        return responses.with_warnings(response, [*warnings, *written.warnings])
+
+
+def _first(request: Request) -> dict[str, str]:
+    """The query with the first value of each parameter, as Go's url.Values reads it."""
+    return dict(reversed(request.query_params.multi_items()))
+
+
+def _include(request: Request) -> str:
+    asked = request.query_params.get("includeObject") or "Metadata"
+    if asked not in INCLUDES:
+        raise status.bad_request(
+            f'Unable to convert to Table as requested: includeObject: Invalid value: "{asked}":'
+            " must be 'Metadata', 'Object', 'None', or empty"
+        )
+    return asked
+
+
+def _patched(media: str, old: dict[str, Any], change: Any, info: RequestInfo) -> dict[str, Any]:
+    if media == "application/json-patch+json":
+        new = patch.json_patch(old, change)
+    elif not isinstance(change, dict):
+        raise status.bad_request("error decoding patch: the patch is not an object")
+    elif media == "application/merge-patch+json":
+        new = patch.merge_patch(old, change)
+    else:
+        new = patch.strategic_merge_patch(old, change, info.resource.schema)
+    if not isinstance(new, dict) or not isinstance(new.get("metadata"), dict):
+        raise status.bad_request("the patched object is not an object with metadata")
+    return new

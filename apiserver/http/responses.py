@@ -1,0 +1,146 @@
+"""Turn objects, listings and errors into responses in the negotiated representation."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from apiserver.api import encoding, status, table
+from apiserver.api.resource import Resource
+from apiserver.http.negotiation import JSON, YAML, Output
+from apiserver.registry.reader import Listing
+
+WARNINGS_LIMIT = 4096  # runes of all warnings together; beyond it each is cut to 256
+WARNING_LIMIT = 256
+
+
+def failure(error: status.StatusError) -> Response:
+    """A Status as JSON, whatever was asked for: every client reads it."""
+    response = Response(
+        encoding.dumps(error.as_json()) + b"\n",
+        status_code=error.code,
+        media_type=JSON,
+        headers=error.headers,
+    )
+    if error.retry_after:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def document(body: Any, *, code: int = 200, pretty: bool = False) -> Response:
+    """A JSON document that is no stored object, such as discovery."""
+    content = encoding.pretty(body) if pretty else encoding.dumps(body) + b"\n"
+    return Response(content, status_code=code, media_type=JSON)
+
+
+def stored(
+    data: bytes,
+    resource: Resource,
+    output: Output,
+    *,
+    now: float,
+    include: str = "Metadata",
+    code: int = 200,
+) -> Response:
+    """One object. Plain JSON carries the stored bytes; anything else decodes them."""
+    if output.media == JSON and not output.transform and not output.pretty:
+        return Response(data + b"\n", status_code=code, media_type=JSON)
+    obj = orjson.loads(data)
+    if output.transform:
+        obj = transform(resource, output, include=include, now=now)([obj])
+    return _rendered(obj, output, code)
+
+
+def transform(
+    resource: Resource, output: Output, *, include: str, now: float, headers: bool = True
+) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """How one object becomes what `Accept: …;as=…` asks for. 406 for a list of it."""
+    if output.transform == "PartialObjectMetadataList":
+        raise status.not_acceptable([JSON, YAML])
+
+    def convert(objects: list[dict[str, Any]]) -> dict[str, Any]:
+        if output.transform == "PartialObjectMetadata":
+            partial: dict[str, Any] = table.partial_metadata(objects[0], version=output.version)
+            return partial
+        made: dict[str, Any] = table.table(
+            resource,
+            objects,
+            list_meta={"resourceVersion": objects[0]["metadata"].get("resourceVersion", "")},
+            include=include,
+            version=output.version,
+            now=now,
+            headers=headers,
+        )
+        return made
+
+    return convert
+
+
+def listing(
+    found: Listing, resource: Resource, output: Output, *, now: float, include: str
+) -> Response:
+    """A list. Plain JSON joins stored bytes; a Table or metadata list decodes each object."""
+    if not output.transform and output.media == JSON and not output.pretty:
+        return Response(_joined(found, resource) + b"\n", media_type=JSON)
+    meta: dict[str, Any] = {"resourceVersion": str(found.revision)}
+    if found.token:
+        meta["continue"] = found.token
+    if found.remaining:
+        meta["remainingItemCount"] = found.remaining
+    if output.transform == "PartialObjectMetadata":
+        error = status.not_acceptable([JSON, YAML])
+        error.message = (
+            "you requested PartialObjectMetadata, but the requested object is a list"
+            f" ({resource.list_kind})"
+        )
+        raise error
+    if output.transform == "Table":
+        objects = [item.parse() for item in found.items]
+        body = table.table(
+            resource, objects, list_meta=meta, include=include, version=output.version, now=now
+        )
+    elif output.transform:
+        objects = [item.parse() for item in found.items]
+        body = table.partial_metadata_list(objects, list_meta=meta, version=output.version)
+    else:
+        body = orjson.loads(_joined(found, resource))
+    return _rendered(body, output, 200)
+
+
+def list_of(items: Iterable[bytes], resource: Resource, revision: int) -> Response:
+    """The list that deletecollection answers with."""
+    body = encoding.join_list(resource.list_kind, resource.api_version, revision, items, "", None)
+    return Response(body + b"\n", media_type=JSON)
+
+
+def with_warnings(response: Response, warnings: Iterable[str]) -> Response:
+    """One `Warning: 299` header for each text; duplicates once (`filters/warning.go`)."""
+    texts = list(dict.fromkeys(warnings))
+    if sum(map(len, texts)) > WARNINGS_LIMIT:
+        texts = [text[:WARNING_LIMIT] for text in texts]
+    for text in texts:
+        quoted = "".join(
+            char if char.isprintable() else " " for char in text.replace("\\", "\\\\")
+        ).replace('"', '\\"')
+        response.raw_headers.append((b"warning", f'299 - "{quoted}"'.encode()))
+    return response
+
+
+def _joined(found: Listing, resource: Resource) -> bytes:
+    body: bytes = encoding.join_list(
+        resource.list_kind,
+        resource.api_version,
+        found.revision,
+        (item.data for item in found.items),
+        found.token,
+        found.remaining,
+    )
+    return body
+
+
+def _rendered(obj: Any, output: Output, code: int) -> Response:
+    if output.media == YAML:
+        return Response(encoding.yaml_dump(obj), status_code=code, media_type=YAML)
+    content = encoding.pretty(obj) if output.pretty else encoding.dumps(obj) + b"\n"
+    return Response(content, status_code=code, media_type=JSON)

@@ -9,6 +9,7 @@ from apiserver.api import status, strict
 from apiserver.api.metadata import BODY_LIMIT
 from apiserver.api.resource import Resource
 from apiserver.http import negotiation
+from apiserver.registry.strategy import Strategy
 
 
 async def read(request: Request) -> bytes:
@@ -26,13 +27,14 @@ async def read(request: Request) -> bytes:
 
 
 def decode(
-    data: bytes, media: str, resource: Resource, validation: str
+    data: bytes, media: str, strategy: Strategy, validation: str
 ) -> tuple[dict[str, Any], list[str]]:
-    """The object of a create or update, and what is to be warned about.
+    """The object of a create or update in canonical spelling, and what is to be warned about.
 
     `apiVersion` may be absent: the URL supplies it. `kind` is required, because an object of
     another kind would otherwise pass as an empty one of this.
     """
+    resource = strategy.resource
     parsed, doubled = (
         strict.decode_yaml(data) if media == negotiation.YAML else strict.decode_json(data)
     )
@@ -64,28 +66,34 @@ def decode(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a'
             f" {resource.kind}: metadata: must be an object"
         )
-    return parsed, check(parsed, doubled, resource, validation)
+    return accept(parsed, doubled, strategy, validation)
 
 
-def check(
-    obj: dict[str, Any], doubled: list[str], resource: Resource, validation: str, code: int = 400
-) -> list[str]:
-    """Drop unknown fields from `obj`; say so as warnings, or refuse them where asked."""
+def accept(
+    obj: dict[str, Any], doubled: list[str], strategy: Strategy, validation: str, code: int = 400
+) -> tuple[dict[str, Any], list[str]]:
+    """Settle the spelling, then drop fields that no schema knows; what to warn about.
+
+    Fields of `strategy.closed` parts are never dropped: there the validation refuses what it does
+    not know, because a restriction that vanishes would open a firewall. With Strict, duplicate and
+    unknown fields are refused (400; 422 for a patch).
+    """
+    obj, renamed = strategy.normalise(obj)
+    resource = strategy.resource
     unknown = strict.unknown_fields(obj, resource.schema)
-    strict.drop_unknown(obj, resource.schema)
-    problems = [*doubled, *unknown]
-    if not problems or validation == "Ignore":
-        return []
-    if validation == "Warn":
-        return problems
-    text = f"strict decoding error: {', '.join(problems)}"
-    if code == 422:
-        cause = status.Cause("FieldValueInvalid", f"Invalid value: {text}", "patch")
-        raise status.invalid(resource.kind, resource.group, _name(obj), [cause])
-    raise status.bad_request(
-        f'{resource.kind} in version "{resource.version}" cannot be handled as a'
-        f" {resource.kind}: {text}"
-    )
+    if validation == "Strict" and (doubled or unknown):
+        text = f"strict decoding error: {', '.join([*doubled, *unknown])}"
+        if code == 422:
+            cause = status.Cause("FieldValueInvalid", f"Invalid value: {text}", "patch")
+            raise status.invalid(resource.kind, resource.group, _name(obj), [cause])
+        raise status.bad_request(
+            f'{resource.kind} in version "{resource.version}" cannot be handled as a'
+            f" {resource.kind}: {text}"
+        )
+    if unknown:
+        obj = strict.without_unknown(obj, resource.schema, keep=strategy.closed)
+    noted = [] if validation == "Ignore" else [*doubled, *unknown]
+    return obj, [*renamed, *noted]
 
 
 def place(obj: Mapping[str, Any], resource: Resource, namespace: str, name: str = "") -> None:

@@ -4,7 +4,7 @@ Pure. For a repeated parameter the first value counts; unknown ones are ignored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from apiserver.api import status
@@ -30,7 +30,7 @@ class DeleteOptions:
     """What a delete was asked, from its body and its query together."""
 
     dry_run: bool = False
-    preconditions: Preconditions = Preconditions()
+    preconditions: Preconditions = field(default_factory=Preconditions)
     finalizers: tuple[str, ...] = ()
 
 

@@ -110,7 +110,7 @@ class Resources:
         asked = self._writing("CreateOptions", request)
         media = negotiation.body(request.headers.get("content-type", ""))
         obj, warnings = body.decode(
-            await body.read(request), media, info.resource, asked.validation
+            await body.read(request), media, self._strategy(info), asked.validation
         )
         body.place(obj, info.resource, info.namespace)
         written = await self._writer.create(self._where(info), obj, dry_run=asked.dry_run)
@@ -121,7 +121,7 @@ class Resources:
         asked = self._writing("UpdateOptions", request)
         media = negotiation.body(request.headers.get("content-type", ""))
         obj, warnings = body.decode(
-            await body.read(request), media, info.resource, asked.validation
+            await body.read(request), media, self._strategy(info), asked.validation
         )
         body.place(obj, info.resource, info.namespace, info.name)
         written = await self._writer.update(
@@ -138,10 +138,11 @@ class Resources:
         media = negotiation.patch(request.headers.get("content-type", ""))
         change, _ = strict.decode_json(await body.read(request))
         warnings: list[str] = []
+        strategy = self._strategy(info)
 
         def apply(old: dict[str, Any]) -> dict[str, Any]:
             new = _patched(media, old, change, info)
-            warnings[:] = body.check(new, [], info.resource, asked.validation, 422)
+            new, warnings[:] = body.accept(new, [], strategy, asked.validation, 422)
             body.place(new, info.resource, info.namespace, info.name)
             return new
 
@@ -189,7 +190,7 @@ class Resources:
         deleted = []
         for item in found.items:
             name = item.key.rpartition("/")[2]
-            where = Where(self._strategies[info.resource.prefix], info.namespace, name)
+            where = Where(self._strategy(info), info.namespace, name)
             try:
                 written = await self._writer.delete(
                     where, finalizers=asked.finalizers, dry_run=asked.dry_run
@@ -201,11 +202,14 @@ class Resources:
                 deleted.append(written.data)
         return responses.list_of(deleted, info.resource, found.revision)
 
+    def _strategy(self, info: RequestInfo) -> Strategy:
+        return self._strategies[info.resource.prefix]
+
     def _where(self, info: RequestInfo) -> Where:
-        return Where(self._strategies[info.resource.prefix], info.namespace, info.name)
+        return Where(self._strategy(info), info.namespace, info.name)
 
     def _view(self, info: RequestInfo, query: dict[str, str]) -> View:
-        prefix = Where(self._strategies[info.resource.prefix], info.namespace).prefix
+        prefix = Where(self._strategy(info), info.namespace).prefix
         text = query.get("fieldSelector", "")
         if info.name:
             text = ",".join(filter(None, (f"metadata.name={info.name}", text)))

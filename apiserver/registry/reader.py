@@ -166,7 +166,8 @@ def check_match(kind: str, options: ListOptions, *, watch: bool, initial: bool |
         if initial is not None and match != "NotOlderThan":
             refuse(
                 "resourceVersionMatch",
-                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to"
+                " NotOlderThan",
             )
         if initial is None and match:
             refuse(

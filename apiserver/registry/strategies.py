@@ -104,6 +104,7 @@ STRATEGIES: tuple[Strategy, ...] = (
         resource=builtin.NETWORKPOLICYS,
         normalise=_normalise_policy,
         validate=_validate_policy,
+        closed=frozenset({"spec"}),
         generation=True,
     ),
     Strategy(

@@ -33,13 +33,14 @@ def _at_once(obj: Mapping[str, Any]) -> bool:
 class Strategy:
     """The behaviour of one resource.
 
-    normalise   old spellings to the canonical one, with a warning for each change; may raise a
-                StatusError
+    normalise   old spellings to the canonical one, with a warning for each change, before
+                unknown fields are looked for; may raise a StatusError
     prepare     fill in what a new object lacks, in place
     validate    every error of an object, one cause a field
     warn        what a client should be told about an object that is accepted
     linger      whether a deleted object must stay, terminating, until its owner lets it go
     terminate   mark such an object, in place
+    closed      top-level fields in which an unknown key is an error, never dropped
     generation  whether metadata.generation counts the changes of anything but metadata and status
     immortal    names that cannot be deleted
     """
@@ -51,5 +52,6 @@ class Strategy:
     warn: Callable[[Mapping[str, Any]], Sequence[str]] = lambda obj: ()
     linger: Callable[[Mapping[str, Any]], bool] = _at_once
     terminate: Callable[[Json], None] = _untouched
+    closed: frozenset[str] = frozenset()
     generation: bool = False
     immortal: frozenset[str] = frozenset()

@@ -79,7 +79,6 @@ class Writer:
     async def create(self, where: Where, obj: Json, *, dry_run: bool = False) -> Written:
         """Store a new object. 404 without its namespace, 409 if the name is taken, 422."""
         strategy, resource = where.strategy, where.strategy.resource
-        obj, warnings = strategy.normalise(obj)
         meta = obj["metadata"]
         if meta.get("resourceVersion"):
             raise _invalid(
@@ -116,8 +115,8 @@ class Writer:
                     continue
                 except storage.TooLarge as error:
                     raise status.too_large(metadata.BODY_LIMIT) from error
-                told = (*warnings, *strategy.warn(obj))
-                return Written(encoding.with_revision(data, revision) if revision else data, told)
+                data = encoding.with_revision(data, revision) if revision else data
+                return Written(data, tuple(strategy.warn(obj)))
         raise _exists(where, name, existing, generated=bool(base))
 
     async def update(
@@ -151,8 +150,8 @@ class Writer:
             asked = meta.get("resourceVersion")
             if asked and _revision(asked) != record.revision:
                 raise status.conflict(resource, name)
-            wanted, warnings = self._merge(where, old, wanted, subresource)
-            told = (*warnings, *where.strategy.warn(wanted))
+            wanted = self._merge(where, old, wanted, subresource)
+            told = tuple(where.strategy.warn(wanted))
             if _gone(where.strategy, wanted):
                 data = await self._remove(where, record, wanted, dry_run=dry_run)
                 if data is None:
@@ -175,7 +174,7 @@ class Writer:
         self,
         where: Where,
         *,
-        preconditions: Preconditions = Preconditions(),
+        preconditions: Preconditions | None = None,
         finalizers: tuple[str, ...] = (),
         dry_run: bool = False,
     ) -> Written:
@@ -184,7 +183,8 @@ class Writer:
         while True:
             record, old = await self._read(where)
             meta = old["metadata"]
-            _check(where, preconditions, meta, record.revision)
+            if preconditions is not None:
+                _check(where, preconditions, meta, record.revision)
             if where.name in strategy.immortal:
                 raise status.forbidden(resource, where.name, "this namespace may not be deleted")
             held = [*(meta.get("finalizers") or []), *finalizers]
@@ -248,9 +248,7 @@ class Writer:
         obj["apiVersion"], obj["kind"] = resource.api_version, resource.kind
         strategy.prepare(obj)
 
-    def _merge(
-        self, where: Where, old: Json, new: Json, subresource: str
-    ) -> tuple[Json, tuple[str, ...]]:
+    def _merge(self, where: Where, old: Json, new: Json, subresource: str) -> Json:
         """What an update may change, with what it may not taken from the old object."""
         strategy, resource = where.strategy, where.strategy.resource
         if subresource == "status":
@@ -259,8 +257,7 @@ class Writer:
             if new.get("status") is not None:
                 merged["status"] = new["status"]
             merged["metadata"].pop("resourceVersion", None)
-            return merged, ()
-        new, warnings = strategy.normalise(new)
+            return merged
         meta, was = new["metadata"], old["metadata"]
         for owned in (
             "name",
@@ -292,7 +289,7 @@ class Writer:
             raise _invalid(where, causes)
         if strategy.generation and _content(new) != _content(old):
             meta["generation"] = int(was.get("generation") or 0) + 1
-        return new, tuple(warnings)
+        return new
 
     async def _insert(self, key: str, obj: Json, *, dry_run: bool) -> tuple[bytes, int]:
         data = encoding.encode_stored(obj)

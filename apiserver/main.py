@@ -1,0 +1,78 @@
+"""netpol-apiserver: read the settings, open the store, serve until told to stop."""
+
+import asyncio
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import structlog
+import uvicorn
+import uvloop
+from pydantic import ValidationError
+
+import storage
+from apiserver import logs
+from apiserver.app import create_app
+from apiserver.server import DRAIN, KEEP_ALIVE, Server
+from apiserver.settings import Settings
+from storage.connect import connect
+
+log = structlog.get_logger()
+
+
+def main() -> None:
+    """The console script. Exit status 2: bad settings; 1: the store cannot be opened."""
+    try:
+        settings = Settings(_cli_parse_args=True)  # type: ignore[call-arg]
+    except ValidationError as error:
+        for problem in error.errors():
+            place = ".".join(str(part) for part in problem["loc"]) or "settings"
+            sys.stderr.write(f"netpol-apiserver: {place.replace('_', '-')}: {problem['msg']}\n")
+        raise SystemExit(2) from None
+    logs.configure(settings.log_format)
+    log.info("settings", **settings.model_dump(mode="json", exclude_none=True))
+    try:
+        uvloop.run(serve(settings))
+    except (storage.StorageError, OSError) as error:
+        log.error("cannot serve", error=str(error))
+        raise SystemExit(1) from None
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    store = await connect(
+        etcd_servers=settings.endpoints,
+        etcd_prefix=settings.etcd_prefix,
+        etcd_cafile=settings.etcd_cafile,
+        etcd_certfile=settings.etcd_certfile,
+        etcd_keyfile=settings.etcd_keyfile,
+        database_url=settings.database_url
+        or ("" if settings.endpoints else f"sqlite+aiosqlite:///{_default_database()}"),
+    )
+    stopping = asyncio.Event()
+    app = create_app(store=store, stopping=stopping, clock=time.time, rand=random.SystemRandom())
+    config = uvicorn.Config(
+        app,
+        host=settings.bind_address,
+        port=settings.insecure_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=DRAIN,
+    )
+    await Server(config, stopping=stopping).serve()
+
+
+def _default_database() -> Path:
+    state = os.environ.get("STATE_DIRECTORY")
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    folder = Path(state) if state else home / "networkpolicys"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "networkpolicys.sqlite"
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,6 @@ import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-
 STORAGE_TIMEOUT = 2.0  # seconds
 
 Check = Callable[[], Awaitable[bool]]

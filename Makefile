@@ -1,0 +1,29 @@
+# Every target makes the machine ready first (.ci/setup); a second run needs no network.
+PYTHON_BIN := .venv/bin
+
+.PHONY: demo test lint bench openapi format
+demo: setup-demo
+	$(PYTHON_BIN)/python -m tests.e2e.demo
+
+test: setup-test lint
+	$(PYTHON_BIN)/python -m pytest -q
+
+lint: setup-test
+	$(PYTHON_BIN)/ruff check .
+	$(PYTHON_BIN)/ruff format --check .
+	$(PYTHON_BIN)/lint-imports
+	$(PYTHON_BIN)/mypy
+
+bench: setup-bench
+	$(PYTHON_BIN)/python -m bench
+
+openapi: setup-openapi
+	$(PYTHON_BIN)/python -m apiserver.api.openapi_files
+
+format: setup-format
+	$(PYTHON_BIN)/ruff format .
+	$(PYTHON_BIN)/ruff check --fix .
+
+.PHONY: setup-%
+setup-%:
+	@.ci/setup $*

@@ -1,0 +1,33 @@
+"""A revisioned key-value log behind one contract; see README.md."""
+
+from storage.contract import (
+    Batch,
+    Compacted,
+    Conflict,
+    Event,
+    EventType,
+    FutureRevision,
+    KeyExists,
+    Page,
+    Record,
+    StorageError,
+    Store,
+    TooLarge,
+    Unavailable,
+)
+
+__all__ = [
+    "Batch",
+    "Compacted",
+    "Conflict",
+    "Event",
+    "EventType",
+    "FutureRevision",
+    "KeyExists",
+    "Page",
+    "Record",
+    "StorageError",
+    "Store",
+    "TooLarge",
+    "Unavailable",
+]

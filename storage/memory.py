@@ -1,0 +1,129 @@
+"""The contract in plain Python: the executable specification of the other engines.
+
+Tests hold the engines equal to it. It keeps the whole log in memory and forgets it at the end.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import AsyncIterator
+
+from storage.contract import (
+    Batch,
+    Compacted,
+    Conflict,
+    Event,
+    EventType,
+    FutureRevision,
+    KeyExists,
+    Page,
+    Record,
+)
+
+BATCH = 1_000  # events a batch may hold
+
+
+class MemoryStore:
+    """One list of all events; every read is computed from it."""
+
+    def __init__(self) -> None:
+        # Revision 1 is the empty store, as in etcd: revision 0 never names a state.
+        self._revision = 1
+        self._compacted = 1
+        self._events: list[Event] = []
+        self._live: dict[str, Record] = {}
+        self._moved = asyncio.Condition()
+
+    async def revision(self) -> int:
+        return self._revision
+
+    async def get(self, key: str) -> tuple[Record | None, int]:
+        return self._live.get(key), self._revision
+
+    async def list(
+        self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0
+    ) -> Page:
+        state = self._live if not revision else self._state_at(revision)
+        start = after.encode()
+        keys = sorted(
+            (key for key in state if key.startswith(prefix) and key.encode() > start),
+            key=str.encode,
+        )
+        taken = keys[:limit] if limit else keys
+        records = tuple(state[key] for key in taken)
+        return Page(records, revision or self._revision, len(keys) - len(taken))
+
+    async def create(self, key: str, value: bytes) -> int:
+        if (current := self._live.get(key)) is not None:
+            raise KeyExists(current)
+        return await self._write(EventType.CREATED, key, value, None)
+
+    async def update(self, key: str, value: bytes, *, expected: int) -> int:
+        return await self._write(EventType.UPDATED, key, value, self._expect(key, expected))
+
+    async def delete(self, key: str, *, expected: int) -> int:
+        return await self._write(EventType.DELETED, key, None, self._expect(key, expected))
+
+    async def watch(self, prefix: str, *, after: int) -> AsyncIterator[Batch]:
+        reached, first = after, True
+        while True:
+            if reached < self._compacted - 1:
+                raise Compacted(self._compacted)
+            start = bisect_right(self._events, reached, key=lambda event: event.revision)
+            found = self._events[start : start + BATCH]
+            if found:
+                reached = found[-1].revision
+            if reached >= self._revision or len(found) < BATCH:
+                reached = max(reached, self._revision)
+            if found or first:
+                first = False
+                matching = tuple(e for e in found if e.key.startswith(prefix))
+                yield Batch(matching, min(reached, self._revision))
+                continue
+            async with self._moved:
+                await self._moved.wait_for(lambda: self._revision > reached)
+
+    async def compact(self, revision: int) -> None:
+        if revision > self._revision:
+            raise FutureRevision(self._revision)
+        self._compacted = max(self._compacted, revision)
+
+    async def close(self) -> None:
+        return None
+
+    def _expect(self, key: str, expected: int) -> Record:
+        current = self._live.get(key)
+        if current is None or current.revision != expected:
+            raise Conflict(key, current)
+        return current
+
+    def _state_at(self, revision: int) -> dict[str, Record]:
+        if revision > self._revision:
+            raise FutureRevision(self._revision)
+        if revision < self._compacted:
+            raise Compacted(self._compacted)
+        state: dict[str, Record] = {}
+        for event in self._events:
+            if event.revision > revision:
+                break
+            _fold(state, event)
+        return state
+
+    async def _write(
+        self, kind: EventType, key: str, value: bytes | None, old: Record | None
+    ) -> int:
+        self._revision += 1
+        event = Event(kind, key, self._revision, value, old.value if old else None)
+        self._events.append(event)
+        _fold(self._live, event)
+        async with self._moved:
+            self._moved.notify_all()
+        return event.revision
+
+
+def _fold(state: dict[str, Record], event: Event) -> None:
+    if event.value is None:
+        del state[event.key]
+        return
+    old = state.get(event.key)
+    created = old.created if old else event.revision
+    state[event.key] = Record(event.key, event.value, event.revision, created)

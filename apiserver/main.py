@@ -11,13 +11,13 @@ import structlog
 import uvicorn
 import uvloop
 from pydantic import ValidationError
-from storage.connect import connect
 
 import storage
 from apiserver import logs
 from apiserver.app import create_app
 from apiserver.server import DRAIN, KEEP_ALIVE, Server
 from apiserver.settings import Settings
+from storage.connect import connect
 
 log = structlog.get_logger()
 

@@ -7,7 +7,7 @@ One log: every write of the whole store gets one revision, a positive integer la
 before it, also across restarts. Revision 0 never names a state.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -144,7 +144,7 @@ class Store(Protocol):
     async def delete(self, key: str, *, expected: int) -> int:
         """Delete the value that `expected` wrote; the deletion's own revision. `Conflict`."""
 
-    def watch(self, prefix: str, *, after: int) -> AsyncIterator[Batch]:
+    def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
         """All writes under `prefix` with a revision above `after`, without gap or duplicate.
 
         The first batch comes at once, with what has happened already (or with no event). The

@@ -5,7 +5,7 @@ Tests hold the engines equal to it. It keeps the whole log in memory and forgets
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from storage.contract import (
     Batch,
@@ -63,24 +63,22 @@ class MemoryStore:
     async def delete(self, key: str, *, expected: int) -> int:
         return await self._write(EventType.DELETED, key, None, self._expect(key, expected))
 
-    async def watch(self, prefix: str, *, after: int) -> AsyncIterator[Batch]:
+    async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
         reached, first = after, True
         while True:
             if reached < self._compacted - 1:
                 raise Compacted(self._compacted)
             start = bisect_right(self._events, reached, key=lambda event: event.revision)
             found = self._events[start : start + BATCH]
-            if found:
-                reached = found[-1].revision
-            if reached >= self._revision or len(found) < BATCH:
-                reached = max(reached, self._revision)
+            complete = found[-1].revision if len(found) == BATCH else self._revision
             if found or first:
                 first = False
-                matching = tuple(e for e in found if e.key.startswith(prefix))
-                yield Batch(matching, min(reached, self._revision))
+                reached = max(reached, complete)
+                yield Batch(tuple(e for e in found if e.key.startswith(prefix)), complete)
                 continue
             async with self._moved:
-                await self._moved.wait_for(lambda: self._revision > reached)
+                while self._revision <= reached:
+                    await self._moved.wait()
 
     async def compact(self, revision: int) -> None:
         if revision > self._revision:

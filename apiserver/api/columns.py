@@ -76,12 +76,12 @@ def _list(value: Any) -> list[Any]:
 
 
 NAME = Column(
-    "Name", "Name of the object, unique within a namespace.", _text("metadata", "name"),
+    "Name",
+    "Name of the object, unique within a namespace.",
+    _text("metadata", "name"),
     format="name",
 )
-AGE = Column(
-    "Age", "Time since the object was created.", _since("metadata", "creationTimestamp")
-)
+AGE = Column("Age", "Time since the object was created.", _since("metadata", "creationTimestamp"))
 
 
 def _selector(selector: policy.Selector | None, empty: str) -> str:

@@ -56,13 +56,11 @@ def openapi_v3(resources: Sequence[Resource]) -> Json:
     """The document of one group version."""
     paths: Json = {}
     for path, operations in _paths(resources):
-        paths[path] = {
-            method: _operation_v3(operation) for method, operation in operations.items()
-        }
+        paths[path] = {method: _operation_v3(operation) for method, operation in operations.items()}
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-        paths[path]["parameters"] = [
-            _parameter_v3(name, _PATH[name], "path") for name in names
-        ] + [_parameter_v3("pretty", "Indent the answer.", "query")]
+        paths[path]["parameters"] = [_parameter_v3(name, _PATH[name], "path") for name in names] + [
+            _parameter_v3("pretty", "Indent the answer.", "query")
+        ]
     schemas = _closure([r.schema for r in resources])
     return {
         "openapi": "3.0.0",
@@ -86,13 +84,11 @@ def openapi_v2(resources: Sequence[Resource]) -> Json:
     """The one document of all group versions, as Swagger 2.0."""
     paths: Json = {}
     for path, operations in _paths(resources):
-        paths[path] = {
-            method: _operation_v2(operation) for method, operation in operations.items()
-        }
+        paths[path] = {method: _operation_v2(operation) for method, operation in operations.items()}
         names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-        paths[path]["parameters"] = [
-            _parameter_v2(name, _PATH[name], "path") for name in names
-        ] + [_parameter_v2("pretty", "Indent the answer.", "query")]
+        paths[path]["parameters"] = [_parameter_v2(name, _PATH[name], "path") for name in names] + [
+            _parameter_v2("pretty", "Indent the answer.", "query")
+        ]
     definitions = _located(_closure([r.schema for r in resources]), "#/definitions/")
     return {
         "swagger": "2.0",

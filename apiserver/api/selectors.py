@@ -121,8 +121,7 @@ class _Parser:
             case "<" | "lt":
                 return self._compare(key, lambda have, than: have < than)
         raise _bad(
-            f"unable to parse requirement: found '{token}',"
-            " expected: in, notin, =, ==, !=, gt, lt"
+            f"unable to parse requirement: found '{token}', expected: in, notin, =, ==, !=, gt, lt"
         )
 
     def _compare(self, key: str, holds: Callable[[int, int], bool]) -> Test:
@@ -140,9 +139,7 @@ class _Parser:
         if token in _SYMBOLS or not token:
             raise _bad(f"found '{token}', expected: !, identifier, or 'end of string'")
         if errors := label_key_errors(token):
-            raise _bad(
-                f'unable to parse requirement: key: Invalid value: "{token}": {errors[0]}'
-            )
+            raise _bad(f'unable to parse requirement: key: Invalid value: "{token}": {errors[0]}')
         return token
 
     def _value(self, key: str) -> str:

@@ -5,6 +5,7 @@ JSON and YAML end as the same values. Sizes and depths are bounded, because the 
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -127,10 +128,8 @@ def _duplicates(body: bytes) -> list[str]:
     def build(pairs: list[tuple[str, Any]]) -> _Pairs:
         made = _Pairs(pairs)
         if len(made) != len(pairs):
-            seen: set[str] = set()
-            made.doubled = tuple(
-                dict.fromkeys(key for key, _ in pairs if key in seen or seen.add(key))
-            )
+            counts = Counter(key for key, _ in pairs)
+            made.doubled = tuple(key for key, count in counts.items() if count > 1)
         return made
 
     found: list[str] = []

@@ -7,7 +7,7 @@ whatever resource the last write went to.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 import structlog
 
@@ -121,7 +121,7 @@ class Cacher:
         self._ready.set()
         self._wake()
 
-    def _follow(self) -> AsyncIterator[Batch]:
+    def _follow(self) -> AsyncGenerator[Batch, None]:
         return self._store.watch(REGISTRY, after=self.revision)
 
     def _apply(self, batch: Batch) -> None:

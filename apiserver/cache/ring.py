@@ -7,7 +7,6 @@ Pure; positions are absolute and never reused.
 
 from bisect import bisect_right
 from collections import deque
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 
@@ -36,18 +35,16 @@ class Overrun(Exception):
     """The reader's next event has left the window."""
 
 
-@dataclass(slots=True)
 class Ring(Generic[E]):
     """Events above `floor`, without gap, at most `capacity` of them and `limit` bytes.
 
     The newest event is always kept, whatever its size.
     """
 
-    floor: int
-    capacity: int
-    limit: int
-
-    def __post_init__(self) -> None:
+    def __init__(self, *, floor: int, capacity: int, limit: int) -> None:
+        self.floor = floor
+        self.capacity = capacity
+        self.limit = limit
         self._events: deque[E] = deque()
         self._first = 0
         self._bytes = 0

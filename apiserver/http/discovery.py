@@ -18,7 +18,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from apiserver.api import discovery, encoding, openapi, status
+from apiserver.api import discovery, encoding, openapi, openapi_protobuf, status
 from apiserver.api.resource import Resource
 from apiserver.http import negotiation, responses
 from apiserver.http.negotiation import JSON
@@ -158,7 +158,7 @@ def _add_openapi(
 ) -> None:
     swagger = openapi.openapi_v2(resources)
     json = Document.of(swagger)
-    protobuf = Document(openapi.openapi_v2_protobuf(swagger), PROTOBUF, json.etag)
+    protobuf = Document(openapi_protobuf.encode(swagger), PROTOBUF, json.etag)
     modified = {"Last-Modified": formatdate(usegmt=True)}
     versions = {
         path.lstrip("/"): Document.of(

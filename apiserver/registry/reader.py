@@ -63,7 +63,7 @@ class Reader:
             item = self._cacher.objects(resource).get(key)
         else:
             record, _ = await self._store.get(key)
-            item = record and _decode(record)
+            item = _decode(record) if record else None
         if item is None:
             raise status.not_found(resource, name)
         return item

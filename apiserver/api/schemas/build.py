@@ -1,5 +1,6 @@
 """Short ways to write a schema; each argument that is text is a description for people."""
 
+from collections.abc import Mapping
 from typing import Any
 
 Schema = dict[str, Any]
@@ -58,10 +59,18 @@ def strings(description: str) -> Schema:
     }
 
 
-def obj(description: str, /, *, required: tuple[str, ...] = (), **properties: Schema) -> Schema:
+def obj(
+    description: str,
+    /,
+    *,
+    required: tuple[str, ...] = (),
+    reserved: Mapping[str, Schema] | None = None,
+    **properties: Schema,
+) -> Schema:
+    """`reserved` holds the properties whose names are words of Python."""
     schema: Schema = {"description": description, "type": "object"}
-    if properties:
-        schema["properties"] = properties
+    if properties or reserved:
+        schema["properties"] = {**(reserved or {}), **properties}
     if required:
         schema["required"] = list(required)
     return schema
@@ -72,6 +81,8 @@ def top(
     group: str,
     version: str,
     kind: str,
+    /,
+    *,
     metadata: str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta",
     **properties: Schema,
 ) -> Schema:

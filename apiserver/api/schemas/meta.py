@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from apiserver.api.schemas.build import array, boolean, integer, keyed, obj, ref, strings, text, time
+from apiserver.api.schemas.build import (
+    array,
+    boolean,
+    integer,
+    keyed,
+    obj,
+    ref,
+    strings,
+    text,
+    time,
+)
 
 _V1 = "io.k8s.apimachinery.pkg.apis.meta.v1."
 
@@ -17,8 +27,9 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
         namespace=text("The namespace that the object is in. Cannot be changed."),
         labels=strings("Short facts for selectors to find the object by."),
         annotations=strings("Notes of any kind that selectors do not look at."),
-        uid=text("Tells this object from any other that had or will have its name. Set by the"
-                 " server."),
+        uid=text(
+            "Tells this object from any other that had or will have its name. Set by the server."
+        ),
         resourceVersion=text(
             "The version of the object, for watches and for safe updates. Opaque; set by the"
             " server."
@@ -72,7 +83,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
         "What a list says of itself.",
         resourceVersion=text("The version of the whole list; a watch can go on from it."),
         remainingItemCount=integer("How many objects follow on later pages, if known.", 64),
-        **{"continue": text("The token of the next page; absent on the last.")},
+        reserved={"continue": text("The token of the next page; absent on the last.")},
         selfLink=text("No longer set."),
     ),
     _V1 + "Preconditions": obj(

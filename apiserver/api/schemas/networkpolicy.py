@@ -66,7 +66,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     ),
     _V1 + "Rule": obj(
         "Traffic is let in if it comes from any of the sources and to any of the ports.",
-        **{
+        reserved={
             "from": array(
                 "The sources, of which any may match. Left out or empty: any source, outside the"
                 " cluster included.",
@@ -89,7 +89,7 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
     _V1 + "Port": obj(
         "A port of the pod, after the translation of a Service.",
         port={
-            "description": "A number from 1 to 65535, a range \"8000:8080\", or the name of a"
+            "description": 'A number from 1 to 65535, a range "8000:8080", or the name of a'
             " container's port, which is looked up in each selected pod. Left out: every port of"
             " the protocol.",
             "x-kubernetes-int-or-string": True,

@@ -1,0 +1,43 @@
+"""Choose and open an engine by its address; engines are imported only when they are wanted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from storage.contract import StorageError, Store
+
+
+async def connect(
+    *,
+    etcd_servers: Sequence[str] = (),
+    etcd_prefix: str = "",
+    etcd_cafile: Path | None = None,
+    etcd_certfile: Path | None = None,
+    etcd_keyfile: Path | None = None,
+    database_url: str = "",
+) -> Store:
+    """etcd where servers are named, else the database of the URL.
+
+    `memory:` is the engine that forgets at the end. `StorageError` says what is wrong with a URL
+    or a file.
+    """
+    if etcd_servers:
+        from storage.etcd import EtcdStore
+
+        return EtcdStore(
+            endpoints=etcd_servers,
+            prefix=etcd_prefix,
+            cafile=etcd_cafile,
+            certfile=etcd_certfile,
+            keyfile=etcd_keyfile,
+        )
+    if database_url == "memory:":
+        from storage.memory import MemoryStore
+
+        return MemoryStore()
+    if database_url.startswith("sqlite"):
+        from storage.sqlite import open_sqlite
+
+        return await open_sqlite(database_url)
+    raise StorageError(
+        f"no engine for {database_url!r}; use sqlite+aiosqlite:////path/to/file or --etcd-servers"
+    )

@@ -83,16 +83,15 @@ def group_discovery_list(resources: Sequence[Resource], *, version: str) -> Json
     """The aggregated form: all groups in one answer. `version` is v2 or v2beta1."""
     items = []
     for group in dict.fromkeys(r.group for r in resources):
-        versions = []
         of_group = [r for r in resources if r.group == group]
-        for number in dict.fromkeys(r.version for r in of_group):
-            versions.append(
-                {
-                    "version": number,
-                    "resources": [_aggregated(r) for r in of_group if r.version == number],
-                    "freshness": "Current",
-                }
-            )
+        versions = [
+            {
+                "version": number,
+                "resources": [_aggregated(r) for r in of_group if r.version == number],
+                "freshness": "Current",
+            }
+            for number in dict.fromkeys(r.version for r in of_group)
+        ]
         items.append({"metadata": {"name": group} if group else {}, "versions": versions})
     return {
         "kind": "APIGroupDiscoveryList",

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from apiserver.api import status, strict
+from apiserver.api import protobuf, status, strict
 from apiserver.api.metadata import BODY_LIMIT
 from apiserver.api.resource import Resource
 from apiserver.http import negotiation
@@ -35,9 +35,13 @@ def decode(
     another kind would otherwise pass as an empty one of this.
     """
     resource = strategy.resource
-    parsed, doubled = (
-        strict.decode_yaml(data) if media == negotiation.YAML else strict.decode_json(data)
-    )
+    if media == negotiation.PROTOBUF:
+        parsed: Any = protobuf.decode(data)
+        doubled: list[str] = []
+    elif media == negotiation.YAML:
+        parsed, doubled = strict.decode_yaml(data)
+    else:
+        parsed, doubled = strict.decode_json(data)
     if not isinstance(parsed, dict):
         raise status.bad_request(
             f"the object provided is unrecognized (must be of type {resource.kind}):"

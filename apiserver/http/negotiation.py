@@ -12,11 +12,11 @@ from apiserver.api import status
 JSON = "application/json"
 YAML = "application/yaml"
 FORM = "application/x-www-form-urlencoded"  # what `curl -d` sends, whatever the body is
-PATCHES = (
-    "application/json-patch+json",
-    "application/merge-patch+json",
-    "application/strategic-merge-patch+json",
-)
+PROTOBUF = "application/vnd.kubernetes.protobuf"
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+PATCHES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)
 BROWSERS = ("curl", "Wget", "Mozilla/5.0")
 META = "meta.k8s.io"
 
@@ -91,15 +91,15 @@ def _pretty(asked: str | None, agent: str, clause: Clause) -> bool:
 
 
 def body(content_type: str) -> str:
-    """The media type of a request's object: JSON or YAML. 415 for any other.
+    """The media type of a request's object: JSON, YAML or protobuf. 415 for any other.
 
     A form is read as JSON: `curl -d` labels every body so, and the post's own command is one.
     """
     media = content_type.partition(";")[0].strip().lower()
     if media in ("", JSON, FORM):
         return JSON
-    if media == YAML:
-        return YAML
+    if media in (YAML, PROTOBUF):
+        return media
     raise status.unsupported_media_type([JSON, YAML])
 
 

@@ -138,18 +138,23 @@ class Resources:
         media = negotiation.patch(request.headers.get("content-type", ""))
         change, _ = strict.decode_json(await body.read(request))
         warnings: list[str] = []
+        told: list[str] = []
         strategy = self._strategy(info)
+
+        if media != negotiation.JSON_PATCH and isinstance(change, dict):
+            # What a patch says in an old spelling must meet the canonical field, not stand beside.
+            change, warnings[:] = strategy.normalise(change)
 
         def apply(old: dict[str, Any]) -> dict[str, Any]:
             new = _patched(media, old, change, info)
-            new, warnings[:] = body.accept(new, [], strategy, asked.validation, 422)
+            new, told[:] = body.accept(new, [], strategy, asked.validation, 422)
             body.place(new, info.resource, info.namespace, info.name)
             return new
 
         written = await self._writer.update(
             self._where(info), apply, subresource=info.subresource, dry_run=asked.dry_run
         )
-        return self._written(written, warnings, info, output, request)
+        return self._written(written, [*warnings, *told], info, output, request)
 
     async def _delete(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
@@ -281,11 +286,11 @@ def _include(request: Request) -> str:
 
 
 def _patched(media: str, old: dict[str, Any], change: Any, info: RequestInfo) -> dict[str, Any]:
-    if media == "application/json-patch+json":
+    if media == negotiation.JSON_PATCH:
         new = patch.json_patch(old, change)
     elif not isinstance(change, dict):
         raise status.bad_request("error decoding patch: the patch is not an object")
-    elif media == "application/merge-patch+json":
+    elif media == negotiation.MERGE_PATCH:
         new = patch.merge_patch(old, change)
     else:
         new = patch.strategic_merge_patch(old, change, info.resource.schema)

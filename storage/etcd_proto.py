@@ -64,5 +64,6 @@ def _serialized(source: str) -> bytes:
             call = node.value
             if isinstance(call, ast.Call) and isinstance(call.args[0], ast.Constant):
                 text = call.args[0].value
-                return text.encode("latin1") if isinstance(text, str) else bytes(text)
+                if isinstance(text, str):
+                    return text.encode("latin1")
     raise ImportError("a module of etcd3 holds no serialized descriptor")

@@ -7,6 +7,7 @@ algorithm it does not share.
 """
 
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -67,9 +68,7 @@ class _Build:
     peers: dict[frozenset[Source], str] = field(default_factory=dict)
 
 
-def compile_ruleset(
-    cluster: Cluster, *, node: str = "", pod_cidrs: Iterable[str] = ()
-) -> Ruleset:
+def compile_ruleset(cluster: Cluster, *, node: str = "", pod_cidrs: Iterable[str] = ()) -> Ruleset:
     """The table of a node; without a name for it, every pod counts as local."""
     build = _Build(cluster, _owners(cluster.pods))
     build.chains.update(skeleton.chains())
@@ -154,9 +153,7 @@ def _sources(policy: Policy, peers: Iterable[Peer]) -> Sources:
     listed = tuple(peers)
     if not listed:
         return None
-    return frozenset(
-        (policy.namespace if peer.pods is not None else "", peer) for peer in listed
-    )
+    return frozenset((policy.namespace if peer.pods is not None else "", peer) for peer in listed)
 
 
 def _union(one: Sources, other: Sources) -> Sources:
@@ -185,9 +182,7 @@ def _class(build: _Build, admission: Admission, *, audit: bool) -> str:
         if elements:
             name = f"{prefix}_{_hash(sorted(elements.items()))}"
             build.maps[name] = NftMap(key, flags, elements)
-            rules.append(
-                f"{skeleton.PORTED} ct protocol . ct reply proto-src vmap @{name}"
-            )
+            rules.append(f"{skeleton.PORTED} ct protocol . ct reply proto-src vmap @{name}")
     rules.append("goto audit" if audit else "goto deny")
     name = f"{'a' if audit else 'c'}_{_hash(rules)}"
     build.chains[name] = Chain(tuple(rules))
@@ -202,7 +197,7 @@ def _segments(
     for protocol in Protocol:
         own = [(low, high, s) for (p, low, high), s in ranges.items() if p is protocol]
         cuts = sorted({low for low, _, _ in own} | {high + 1 for _, high, _ in own})
-        for low, after in zip(cuts, cuts[1:], strict=False):
+        for low, after in itertools.pairwise(cuts):
             sources: Sources = _NONE
             for first, last, more in own:
                 if first <= low <= last:
@@ -239,9 +234,7 @@ def _peers(build: _Build, sources: frozenset[Source]) -> str:
     return chain
 
 
-def _is_source(
-    sources: frozenset[Source], pod: Pod, namespaces: Mapping[str, Namespace]
-) -> bool:
+def _is_source(sources: frozenset[Source], pod: Pod, namespaces: Mapping[str, Namespace]) -> bool:
     return any(peer_matches(peer, namespace, pod, namespaces) for namespace, peer in sources)
 
 

@@ -5,7 +5,7 @@ transaction, so packets see the old state or the new one. Base chains are never 
 their rules. Pure.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from enforcer.ruleset import COMMENT, FAMILY, TABLE, Chain, NftMap, NftSet, Ruleset
@@ -31,46 +31,43 @@ class Transaction:
 def diff(have: Ruleset | None, want: Ruleset) -> Transaction:
     """The way from one state of the table to another; None: there is no table yet."""
     commands: list[str] = []
+    table: list[str] = []
     counted = 0
     if have is None:
-        commands.append(f'add table {_T} {{ comment "{COMMENT}"; }}')
+        table.append(f'add table {_T} {{ comment "{COMMENT}"; }}')
         have = Ruleset()
-    for name, item in _new(want.sets, have.sets):
-        commands.append(f"add set {_T} {name} {{ {_declaration(item)} }}")
-    for name, item in _new(want.maps, have.maps):
-        commands.append(f"add map {_T} {name} {{ {_declaration(item)} }}")
-    for name, chain in _new(want.chains, have.chains):
-        hook = f" {{ {chain.hook} }}" if chain.hook else ""
-        commands.append(f"add chain {_T} {name}{hook}")
+    for name in want.sets.keys() - have.sets.keys():
+        item = want.sets[name]
+        commands.append(f"add set {_T} {name} {{ type {item.type}; {_flags(item)}}}")
+    for name in want.maps.keys() - have.maps.keys():
+        made = want.maps[name]
+        commands.append(f"add map {_T} {name} {{ type {made.type} : verdict; {_flags(made)}}}")
+    for name in want.chains.keys() - have.chains.keys():
+        hook = want.chains[name].hook
+        commands.append(f"add chain {_T} {name}" + (f" {{ {hook} }}" if hook else ""))
+    commands.sort()
     for name, chain in want.chains.items():
         commands += _rules(name, have.chains.get(name), chain)
     for name, item in want.sets.items():
-        old = have.sets[name].elements if name in have.sets else frozenset()
+        old: frozenset[str] = have.sets[name].elements if name in have.sets else frozenset()
         gone, new = sorted(old - item.elements), sorted(item.elements - old)
         if name not in COUNTED:
             commands += _elements("delete", name, gone) + _elements("add", name, new)
             counted += len(gone) + len(new)
-    for name, item in want.maps.items():
+    for name, made in want.maps.items():
         before = have.maps[name].elements if name in have.maps else {}
         # A key that changes its verdict is deleted and added: one transaction, so never absent.
-        left = sorted(key for key, value in before.items() if item.elements.get(key) != value)
+        left = sorted(key for key, value in before.items() if made.elements.get(key) != value)
         put = sorted(
-            f"{key} : {value}" for key, value in item.elements.items() if before.get(key) != value
+            f"{key} : {value}" for key, value in made.elements.items() if before.get(key) != value
         )
         commands += _elements("delete", name, left) + _elements("add", name, put)
         counted += len(left) + len(put)
-    return Transaction((*commands, *_removals(have, want)), counted)
+    return Transaction((*table, *commands, *_removals(have, want)), counted)
 
 
-def _new(want: Mapping[str, object], have: Mapping[str, object]) -> list[tuple[str, object]]:
-    return [(name, item) for name, item in want.items() if name not in have]
-
-
-def _declaration(item: object) -> str:
-    if isinstance(item, NftMap):
-        return f"type {item.type} : verdict;" + (f" {item.flags};" if item.flags else "")
-    assert isinstance(item, NftSet)
-    return f"type {item.type};" + (f" {item.flags};" if item.flags else "")
+def _flags(item: NftSet | NftMap) -> str:
+    return f"{item.flags}; " if item.flags else ""
 
 
 def _rules(name: str, have: Chain | None, want: Chain) -> list[str]:

@@ -126,5 +126,3 @@ async def _watch(
             if event.get("type") == "ERROR":
                 return
     step(Ended())
-
-

@@ -50,9 +50,7 @@ class Model:
             if resource not in self._synced:
                 self._synced.add(resource)
                 self.changed = True
-        return [
-            error for key, error in self.invalid.items() if str(before.get(key)) != str(error)
-        ]
+        return [error for key, error in self.invalid.items() if str(before.get(key)) != str(error)]
 
     def cluster(self) -> Cluster:
         """The state as values; only once everything is synced."""
@@ -65,9 +63,7 @@ class Model:
         )
 
     def _known(self, resource: str) -> list[Key]:
-        if resource == POLICIES:
-            return [*self._policies, *self.invalid]
-        return list(self._namespaces if resource == NAMESPACES else self._pods)
+        return [*self._objects(resource), *(self.invalid if resource == POLICIES else ())]
 
     def _apply(self, resource: str, obj: Json, *, deleted: bool) -> None:
         key = _key(obj)
@@ -93,15 +89,15 @@ class Model:
             self.changed = True
 
     def _remove(self, resource: str, key: Key) -> None:
-        known: dict[Key, Any] = {
-            NAMESPACES: self._namespaces,
-            PODS: self._pods,
-            POLICIES: self._policies,
-        }[resource]
-        if known.pop(key, None) is not None:
-            self.changed = True
         if resource == POLICIES:
             self.invalid.pop(key, None)
+        if self._objects(resource).pop(key, None) is not None:
+            self.changed = True
+
+    def _objects(self, resource: str) -> dict[Key, Any]:
+        if resource == NAMESPACES:
+            return self._namespaces
+        return self._pods if resource == PODS else self._policies
 
 
 def _key(obj: Json) -> Key:

@@ -25,12 +25,13 @@ _HAIRPIN = (
 )
 
 
-def _count(name: str) -> tuple[str, str]:
-    return tuple(
+def _count(name: str) -> list[str]:
+    """Count a flow in the set of its family."""
+    return [
         f"{PORTED} update @{name}{version} {{ ct original {ip} saddr . ct reply {ip} saddr ."
         " ct protocol . ct reply proto-src counter }"
         for version, ip in ((4, "ip"), (6, "ip6"))
-    )  # type: ignore[return-value]
+    ]
 
 
 def chains() -> dict[str, Chain]:
@@ -59,8 +60,7 @@ def chains() -> dict[str, Chain]:
                 "ct state related meta l4proto { icmp, ipv6-icmp } accept",
                 # Conntrack may pick up a connection in the middle, with the pod as its
                 # originator; then the other direction would pass as a reply.
-                "ct state new meta l4proto tcp tcp flags & (fin|syn|rst|ack) != syn"
-                " jump midstream",
+                "ct state new meta l4proto tcp tcp flags & (fin|syn|rst|ack) != syn jump midstream",
                 *judge,
                 "ct reply ip saddr @cidr4 goto unknown",
                 "ct reply ip6 saddr @cidr6 goto unknown",

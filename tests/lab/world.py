@@ -1,0 +1,139 @@
+"""A private world of network namespaces: a node, its pods, and a host outside.
+
+Pods are routed, IPv4 and IPv6, as a CNI without a bridge does it. Nothing touches the machine's
+own namespace, and everything is gone at the end, whatever happened.
+"""
+
+import itertools
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+GATEWAY4 = "169.254.1.1"
+GATEWAY6 = "fe80::1"
+NODE = ("10.66.0.1", "fd66::1")
+OUTSIDE = ("203.0.113.9", "fd99::9")
+_WORLDS = itertools.count()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A namespace with its addresses; `ips` are IPv4 and IPv6."""
+
+    name: str
+    netns: str
+    ips: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class World:
+    """`hosts` are the pods and `outside`, by name; the node is apart."""
+
+    prefix: str
+    node: Host
+    hosts: dict[str, Host] = field(default_factory=dict)
+    _links: int = 0
+
+    def attach(self, name: str, ips: tuple[str, ...]) -> Host:
+        """Add a host behind the node."""
+        self._links += 1
+        link, netns = f"{self.prefix}v{self._links}", f"{self.prefix}-{name}"
+        _run("ip", "netns", "add", netns)
+        host = self.hosts[name] = Host(name, netns, ips)
+        _ip("", f"link add {link} netns {self.node.netns} type veth peer name eth0 netns {netns}")
+        for where, device in ((self.node.netns, link), (netns, "eth0")):
+            _sysctl(where, {f"net.ipv6.conf.{device}.accept_dad": "0"})
+        _ip(
+            self.node.netns,
+            f"addr add {GATEWAY4}/32 dev {link}",
+            f"addr add {GATEWAY6}/64 dev {link} nodad",
+            f"link set {link} up",
+        )
+        _ip(
+            netns,
+            "link set lo up",
+            "link set eth0 up",
+            *(f"addr add {ip}/{_bits(ip)} dev eth0{_nodad(ip)}" for ip in ips),
+            f"route add {GATEWAY4} dev eth0 scope link",
+            f"route add default via {GATEWAY4}",
+            f"-6 route add default via {GATEWAY6} dev eth0",
+        )
+        _ip(
+            self.node.netns,
+            *(f"route add {ip}/{_bits(ip)} dev {link} src {_own(ip)}" for ip in ips),
+        )
+        return host
+
+    def nft(self, commands: str) -> None:
+        """Load nft commands in the node's namespace."""
+        _run("ip", "netns", "exec", self.node.netns, "nft", "-f", "-", stdin=commands)
+
+
+@contextmanager
+def world(pods: Mapping[str, tuple[str, ...]]) -> Iterator[World]:
+    """A node with pods at these addresses, and a host outside; removed at the end."""
+    prefix = f"np{os.getpid()}x{next(_WORLDS)}"
+    netns = f"{prefix}-node"
+    made = World(prefix, Host("node", netns, NODE))
+    try:
+        _run("ip", "netns", "add", netns)
+        _sysctl(
+            netns,
+            {
+                "net.ipv4.ip_forward": "1",
+                "net.ipv6.conf.all.forwarding": "1",
+                "net.ipv4.conf.all.rp_filter": "0",
+                "net.ipv4.conf.default.rp_filter": "0",
+            },
+        )
+        _ip(
+            netns,
+            "link set lo up",
+            *(f"addr add {ip}/{_bits(ip)} dev lo{_nodad(ip)}" for ip in NODE),
+        )
+        for name, ips in pods.items():
+            made.attach(name, ips)
+        made.attach("outside", OUTSIDE)
+        yield made
+    finally:
+        for name in (netns, *(host.netns for host in made.hosts.values())):
+            subprocess.run(("ip", "netns", "del", name), check=False, capture_output=True)
+
+
+def _bits(ip: str) -> int:
+    return 128 if ":" in ip else 32
+
+
+def _nodad(ip: str) -> str:
+    return " nodad" if ":" in ip else ""
+
+
+def _own(ip: str) -> str:
+    return NODE[1] if ":" in ip else NODE[0]
+
+
+def _ip(netns: str, *commands: str) -> None:
+    """`ip` commands in a namespace, in one process a family."""
+    where = ("-n", netns) if netns else ()
+    for family in ("-4", "-6"):
+        chosen = [
+            command.removeprefix("-6 ")
+            for command in commands
+            if (command.startswith("-6 ") or ":" in command.partition(" dev ")[0])
+            == (family == "-6")
+        ]
+        if chosen:
+            _run("ip", *where, family, "-batch", "-", stdin="\n".join(chosen) + "\n")
+
+
+def _sysctl(netns: str, values: Mapping[str, str]) -> None:
+    settings = [f"{key}={value}" for key, value in values.items()]
+    _run("ip", "netns", "exec", netns, "sysctl", "-q", "-w", *settings)
+
+
+def _run(*command: str, stdin: str = "") -> None:
+    done = subprocess.run(command, input=stdin, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}\n{stdin}")

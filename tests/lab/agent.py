@@ -64,7 +64,8 @@ async def icmp(address: str, port: int) -> str:
 def _checksum(data: bytes) -> int:
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
     total = (total >> 16) + (total & 0xFFFF)
-    return ~(total + (total >> 16)) & 0xFFFF
+    folded: int = total + (total >> 16)
+    return ~folded & 0xFFFF
 
 
 class Agent:
@@ -139,6 +140,11 @@ class UdpEcho(asyncio.DatagramProtocol):
         return None
 
 
+def tell(number: int, outcome: str) -> None:
+    sys.stdout.write(json.dumps({"id": number, "outcome": outcome}) + "\n")
+    sys.stdout.flush()
+
+
 async def main(ports: list[int]) -> None:
     agent, loop = Agent(), asyncio.get_running_loop()
     for port in ports:
@@ -151,9 +157,9 @@ async def main(ports: list[int]) -> None:
 
     async def handle(request: dict[str, Any]) -> None:
         outcome = await agent.answer(request)
-        print(json.dumps({"id": request["id"], "outcome": outcome}), flush=True)
+        tell(request["id"], outcome)
 
-    print(json.dumps({"id": 0, "outcome": "ready"}), flush=True)
+    tell(0, "ready")
     while line := await stdin.readline():
         task = asyncio.create_task(handle(json.loads(line)))
         tasks.add(task)

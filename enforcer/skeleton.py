@@ -67,8 +67,11 @@ def chains() -> dict[str, Chain]:
             ),
             hook=forward,
         ),
-        # Service traffic that the host proxies leaves through OUTPUT with a foreign source.
-        "output": Chain(("fib saddr type local accept", *judge), hook=output),
+        # Service traffic that the host proxies leaves through OUTPUT with a foreign source. So do
+        # the resets that `deny` answers with; without data, they may pass.
+        "output": Chain(
+            ("fib saddr type local accept", "tcp flags & rst == rst accept", *judge), hook=output
+        ),
     }
 
 

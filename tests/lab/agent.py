@@ -149,8 +149,7 @@ async def main(ports: list[int]) -> None:
     agent, loop = Agent(), asyncio.get_running_loop()
     for port in ports:
         await asyncio.start_server(agent.serve, ["0.0.0.0", "::"], port)
-        for address in ("0.0.0.0", "::"):
-            await loop.create_datagram_endpoint(UdpEcho, local_addr=(address, port))
+        await loop.create_datagram_endpoint(UdpEcho, local_addr=("::", port))  # both families
     stdin = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
     tasks: set[asyncio.Task[None]] = set()

@@ -80,7 +80,7 @@ class Demo:
         while (asked := time.monotonic()) < begun + LATEST:
             outcome = await self.agents.ask(
                 probe.source,
-                timeout=0.15,
+                timeout=0.03,
                 do=probe.protocol,
                 address=probe.address,
                 port=probe.port,

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 TABLE = "netpol"
 FAMILY = "inet"
 SCHEMA = 1
-COMMENT = f"owner=netpol-enforcer schema={SCHEMA}"
+COMMENT = f"owner=netpol-enforcer schema={SCHEMA}"  # for people; libnftables' JSON lacks it
+MARK = f"schema_{SCHEMA}"  # an empty chain that says whose table it is, and of which version
 
 
 @dataclass(frozen=True, slots=True)

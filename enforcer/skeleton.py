@@ -8,7 +8,7 @@ accepts what is established, so a tightened policy takes effect at the commit.
 from collections.abc import Iterable
 from ipaddress import ip_network
 
-from enforcer.ruleset import Chain, NftSet
+from enforcer.ruleset import MARK, Chain, NftSet
 
 DENIED_SIZE = 65_536  # flows that are counted one by one; the rule drops beyond it as well
 DENIED_TIMEOUT = "10m"
@@ -40,6 +40,7 @@ def chains() -> dict[str, Chain]:
     output = "type filter hook output priority filter + 10; policy accept;"
     judge = ("ct reply ip saddr vmap @pods4", "ct reply ip6 saddr vmap @pods6")
     return {
+        MARK: Chain(()),
         "raw_guard": Chain(
             (_NEIGHBOURS, "ip daddr @iso4 counter drop", "ip6 daddr @iso6 counter drop")
         ),

@@ -7,7 +7,7 @@ read back has `rules=None`, and the next transaction writes its rules anew. Pure
 from collections.abc import Iterable
 from typing import Any
 
-from enforcer.ruleset import COMMENT, Chain, NftMap, NftSet, Ruleset
+from enforcer.ruleset import MARK, Chain, NftMap, NftSet, Ruleset
 from enforcer.skeleton import COUNTED
 
 
@@ -16,13 +16,11 @@ class ForeignTable(Exception):
 
 
 def read(objects: Iterable[dict[str, Any]]) -> Ruleset:
-    """The content of the table. `ForeignTable` where its comment is not ours."""
+    """The content of the table. `ForeignTable` where our mark is not in it."""
     sets: dict[str, NftSet] = {}
     maps: dict[str, NftMap] = {}
     chains: dict[str, Chain] = {}
     for entry in objects:
-        if (table := entry.get("table")) and table.get("comment", COMMENT) != COMMENT:
-            raise ForeignTable(f"its comment is {table['comment']!r}")
         if found := entry.get("set"):
             elements = [] if found["name"] in COUNTED else found.get("elem", ())
             sets[found["name"]] = NftSet(
@@ -35,6 +33,8 @@ def read(objects: Iterable[dict[str, Any]]) -> Ruleset:
             )
         if found := entry.get("chain"):
             chains[found["name"]] = Chain(rules=None, hook="hook" if "hook" in found else "")
+    if MARK not in chains:
+        raise ForeignTable(f"the table holds no chain {MARK}; remove it, or give it another name")
     return Ruleset(sets, maps, chains)
 
 

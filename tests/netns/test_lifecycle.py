@@ -1,0 +1,134 @@
+"""Open connections, crashes and restarts: what a firewall may never do meanwhile."""
+
+import asyncio
+import random
+
+import pytest
+
+from tests.lab.agents import Probe
+from tests.lab.processes import EnforcerProcess
+from tests.netns.conftest import PODS, Lab, everything, rule, spec
+
+FRONT, BACK, OTHER = PODS
+OPEN = rule({"pods": {"role": "front"}}, ports=[{"port": 80}, {"port": 80, "protocol": "UDP"}])
+
+
+async def isolated(lab: Lab) -> None:
+    """`front` may reach `back` on port 80, and nobody else anybody in `a`."""
+    await lab.api.isolate("a", "on")
+    await lab.api.policy("a", "p", spec("back", OPEN))
+    await lab.settled()
+
+
+@pytest.mark.parametrize("family", [0, 1])
+async def test_D01_a_connection_is_cut_when_its_policy_goes(lab: Lab, family: int) -> None:
+    await isolated(lab)
+    stream = await lab.agents.hold("front", BACK.ips[family], 80)
+    assert await lab.agents.ask("front", do="say", stream=stream) == "open"
+    await lab.api.drop_policy("a", "p")
+    await lab.settled()
+    assert await lab.agents.ask("front", do="say", stream=stream, timeout=2.0) == "reset"
+
+
+async def test_D02_a_server_that_speaks_first_is_not_heard(lab: Lab) -> None:
+    await isolated(lab)
+    stream = await lab.agents.hold("front", BACK.ips[0], 80)
+    assert await lab.agents.ask("front", do="say", stream=stream) == "open"
+    await lab.api.drop_policy("a", "p")
+    await lab.settled()
+    await lab.agents.ask("back", do="push")
+    assert await lab.agents.ask("front", do="hear", stream=stream, timeout=0.6) == "silent"
+
+
+async def test_D06_a_policy_that_comes_back_while_nothing_is_said_cuts_nothing(lab: Lab) -> None:
+    await isolated(lab)
+    stream = await lab.agents.hold("front", BACK.ips[0], 80)
+    await lab.api.drop_policy("a", "p")
+    await lab.settled()
+    await lab.api.policy("a", "p", spec("back", OPEN))
+    await lab.settled()
+    assert await lab.agents.ask("front", do="say", stream=stream) == "open"
+
+
+async def test_D05_datagrams_stop_with_the_policy(lab: Lab) -> None:
+    await isolated(lab)
+    probe = Probe("front", BACK.ips[0], "udp", 80)
+    assert (await lab.check([probe]))[probe]
+    await lab.api.drop_policy("a", "p")
+    assert not (await lab.check([probe]))[probe]
+
+
+async def test_D07_changes_elsewhere_lose_no_packet_and_leak_none(lab: Lab) -> None:
+    await isolated(lab)
+    stream = await lab.agents.hold("front", BACK.ips[0], 80)
+    allowed = Probe("front", BACK.ips[1], "tcp", 80)
+    denied = [Probe("other", BACK.ips[0], "udp", 80), Probe("outside", BACK.ips[0], "icmp", 0)]
+
+    async def churn() -> None:
+        for number in range(40):
+            await lab.api.policy("b", f"c{number}", spec(None, rule({"pods": {"x": f"{number}"}})))
+            await lab.api.label("b", "other", {"n": str(number)})
+
+    task = asyncio.create_task(churn())
+    rounds = 0
+    while not task.done() or rounds < 3:
+        assert await lab.agents.ask("front", do="say", stream=stream) == "open"
+        have = await lab.agents.probe([allowed, *denied])
+        assert [have[p] for p in (allowed, *denied)] == [True, False, False]
+        rounds += 1
+    await task
+
+
+async def test_D08_crashes_and_restarts_never_open_and_never_close(lab: Lab) -> None:
+    await isolated(lab)
+    rand = random.Random(8)
+    allowed = Probe("front", BACK.ips[0], "tcp", 80)
+    denied = Probe("other", BACK.ips[0], "tcp", 80)
+    done = asyncio.Event()
+
+    async def watch() -> int:
+        rounds = 0
+        while not done.is_set():
+            have = await lab.agents.probe([allowed, denied])
+            assert (have[allowed], have[denied]) == (True, False), f"in round {rounds}"
+            rounds += 1
+        return rounds
+
+    task = asyncio.create_task(watch())
+    try:
+        for attempt in range(4):
+            await (lab.enforcer.stop() if attempt == 0 else lab.enforcer.kill())
+            await asyncio.sleep(rand.random() * 0.3)
+            await super(EnforcerProcess, lab.enforcer).start()
+            if attempt < 3:
+                await asyncio.sleep(rand.random() * 1.2)
+        await lab.enforcer.until("enforcing")
+    finally:
+        done.set()
+    assert await task > 3
+    await lab.check()
+
+
+async def test_D09_without_the_server_the_last_state_stays(lab: Lab) -> None:
+    await isolated(lab)
+    before = await lab.check()
+    await lab.server.kill()
+    await lab.enforcer.kill()
+    await super(EnforcerProcess, lab.enforcer).start()
+    await asyncio.sleep(1.0)
+    assert await lab.agents.probe(before) == before
+    await lab.server.start()
+    await lab.enforcer.until("enforcing", seconds=30)
+    assert await lab.check() == before
+    await lab.api.drop_policy("a", "p")
+    await lab.check()
+
+
+async def test_D11_a_server_that_restarts_causes_no_transaction(lab: Lab) -> None:
+    await isolated(lab)
+    commits = len(lab.enforcer.events("committed"))
+    await lab.server.kill()
+    await lab.server.start()
+    await asyncio.sleep(1.5)
+    assert len(lab.enforcer.events("committed")) == commits
+    await lab.check(everything((80,)))

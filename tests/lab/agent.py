@@ -52,7 +52,7 @@ async def icmp(address: str, port: int) -> str:
         body = header + mark
         if not six:  # the kernel fills in the checksum for IPv6 only
             body = struct.pack("!BBHHH", 8, 0, _checksum(body), 1, 1) + mark
-        await loop.sock_connect(sock, (address, 0))
+        sock.connect((address, 0))  # asyncio's own would look for a service of this type
         await loop.sock_sendall(sock, body)
         while True:
             answer = await loop.sock_recv(sock, 256)

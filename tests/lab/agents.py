@@ -11,6 +11,7 @@ from typing import Self
 
 from tests.lab.world import Host
 
+OUTCOMES = frozenset({"open", "refused", "reset", "silent"})
 DENIED_AFTER = 0.4  # seconds without an answer; a connection on one machine takes under 1 ms
 
 
@@ -62,7 +63,11 @@ class Agents:
         outcomes = await asyncio.gather(
             *(self.ask(p.source, do=p.protocol, address=p.address, port=p.port) for p in listed)
         )
-        return {p: outcome == "open" for p, outcome in zip(listed, outcomes, strict=True)}
+        answers = dict(zip(listed, outcomes, strict=True))
+        broken = {p: outcome for p, outcome in answers.items() if outcome not in OUTCOMES}
+        if broken:
+            raise RuntimeError(f"probes that could not be made: {broken}")
+        return {probe: outcome == "open" for probe, outcome in answers.items()}
 
     async def hold(self, source: str, address: str, port: int) -> int:
         """Open a connection and keep it; its number."""

@@ -7,7 +7,6 @@ answer in JSON for whatever goes wrong below.
 import uuid
 
 import structlog
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import storage
@@ -66,7 +65,5 @@ def _status(error: Exception, audit: bytes) -> status.StatusError:
     if isinstance(error, storage.Unavailable):
         log.warning("storage unavailable", error=str(error), audit=audit.decode("latin-1"))
         return status.unavailable("the storage of this server cannot be reached; try again")
-    if isinstance(error, HTTPException) and error.status_code == 405:
-        return status.method_not_allowed()
     log.error("request failed", audit=audit.decode("latin-1"), exc_info=error)
     return status.internal("the request failed in a way that was not foreseen; see the log")

@@ -118,10 +118,11 @@ async def test_D16_D19_a_finished_or_host_network_pod_has_no_role(
 
 async def test_D21_a_service_is_judged_on_the_pods_own_port(lab: Lab) -> None:
     lab.world.nft(
-        "table ip service { chain prerouting { type nat hook prerouting priority dstnat;"
-        " ip daddr 10.99.0.1 tcp dport 8100 dnat to 10.66.0.12:80; } }\n"
-        "table ip service { chain postrouting { type nat hook postrouting priority srcnat;"
-        " ip daddr 10.66.0.12 masquerade; } }\n"
+        "add table ip service\n"
+        "add chain ip service pre { type nat hook prerouting priority dstnat; }\n"
+        "add chain ip service post { type nat hook postrouting priority srcnat; }\n"
+        "add rule ip service pre ip daddr 10.99.0.1 tcp dport 8100 dnat to 10.66.0.12:80\n"
+        "add rule ip service post ip daddr 10.66.0.12 masquerade\n"
     )
     try:
         await lab.api.isolate("a", "on")

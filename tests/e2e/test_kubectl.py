@@ -87,7 +87,7 @@ async def test_every_command_that_people_use(kubectl: Kubectl, tmp_path: Path) -
     assert "configured" in await kubectl("apply", *file)
     assert "81/TCP" in await kubectl("get", "anp", "web")
     assert "port: 81" in await kubectl("get", "networkpolicy.net.alpha.kubernetes.io/web", "-oyaml")
-    assert "Port:      81" in await kubectl("describe", "networkpolicys", "web")
+    assert "Port:  81" in await kubectl("describe", "networkpolicys", "web")
     assert "labeled" in await kubectl("label", "anp", "web", "a=b")
     assert "annotated" in await kubectl("annotate", "anp", "web", "c=d")
     assert "edited" in await kubectl("edit", "anp", "web", editor="sed -i s/81/82/")

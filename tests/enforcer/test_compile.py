@@ -39,7 +39,7 @@ def test_a_node_protects_its_own_pods_only(cluster: Cluster) -> None:
 @given(strategies.clusters())
 def test_equal_clusters_have_equal_digests(cluster: Cluster) -> None:
     turned = Cluster(
-        dict(reversed(cluster.namespaces.items())),
+        dict(reversed(list(cluster.namespaces.items()))),
         cluster.pods[::-1],
         cluster.policies[::-1],
         cluster.nodes,

@@ -194,10 +194,9 @@ async def test_watches_see_every_write_once_and_in_order(store: Store) -> None:
             if n % 3 == 0:
                 await store.update(f"/a/{worker}-{n}", b"2", expected=revision)
 
-    _, *seen = await asyncio.gather(
-        asyncio.gather(*(write(worker) for worker in range(4))),
-        *(gather(watch, 4 * (40 + 14)) for watch in watches),
-    )
+    writing = asyncio.gather(*(write(worker) for worker in range(4)))
+    seen = await asyncio.gather(*(gather(watch, 4 * (40 + 14)) for watch in watches))
+    await writing
     for watch in watches:
         await watch.aclose()
     assert seen[0] == seen[1] == seen[2]

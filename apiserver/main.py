@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,9 @@ def main() -> None:
             sys.stderr.write(f"netpol-apiserver: {place.replace('_', '-')}: {problem['msg']}\n")
         raise SystemExit(2) from None
     logs.configure(settings.log_format)
+    # uvicorn raises the signal that ended it once more when it is done: then this ends the process.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     log.info("settings", **settings.model_dump(mode="json", exclude_none=True))
     try:
         uvloop.run(serve(settings))
@@ -64,6 +68,10 @@ async def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=DRAIN,
     )
     await Server(config, stopping=stopping).serve()
+
+
+def _leave(number: int, frame: object) -> None:
+    raise SystemExit(0)
 
 
 def _default_database() -> Path:

@@ -1,6 +1,7 @@
 """How an enforcer starts: not before it knows everything, and with unknown pods closed."""
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -164,7 +165,8 @@ async def test_the_policies_of_2016_bite(
 ) -> None:
     made, agents = place
     server, objects, http = api
-    body = yaml.safe_load((INPUTS / file).read_text())
+    text = (INPUTS / file).read_text()
+    body = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
     path = f"{POLICIES}/namespaces/{namespace}/networkpolicys"
     version = body["apiVersion"]
     body["metadata"]["namespace"] = namespace

@@ -1,7 +1,7 @@
 # Every target makes the machine ready first (.ci/setup); a second run needs no network.
 PYTHON_BIN := .venv/bin
 
-.PHONY: demo test lint bench openapi format
+.PHONY: demo test lint openapi format
 demo: setup-demo
 	$(PYTHON_BIN)/python -m tests.e2e.demo
 
@@ -13,9 +13,6 @@ lint: setup-test
 	$(PYTHON_BIN)/ruff format --check .
 	$(PYTHON_BIN)/lint-imports
 	$(PYTHON_BIN)/mypy
-
-bench: setup-bench
-	$(PYTHON_BIN)/python -m bench
 
 openapi: setup-openapi
 	$(PYTHON_BIN)/python -m apiserver.api.openapi_files

@@ -6,9 +6,12 @@ owns the tasks: the watch cache, the namespace controller and the compaction of 
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 from collections.abc import AsyncIterator, Callable
 
+import structlog
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -27,6 +30,8 @@ from apiserver.registry.reader import Reader
 from apiserver.registry.strategies import STRATEGIES
 from apiserver.registry.writer import Writer
 from storage import Store
+
+log = structlog.get_logger()
 
 
 def create_app(
@@ -50,6 +55,8 @@ def create_app(
             asyncio.create_task(controller.run(), name="namespace controller"),
             asyncio.create_task(compact(store), name="compaction"),
         ]
+        for task in tasks:
+            task.add_done_callback(_stop_if_failed)
         try:
             yield
         finally:
@@ -98,6 +105,13 @@ def create_app(
     app.add_middleware(Envelope)
     app.add_exception_handler(HTTPException, _refused)
     return app
+
+
+def _stop_if_failed(task: asyncio.Task[None]) -> None:
+    """A server whose cache no longer follows the store must not go on answering from it."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("task failed; the server stops", task=task.get_name(), exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

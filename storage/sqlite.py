@@ -228,7 +228,7 @@ class SqliteStore:
             except asyncio.CancelledError:
                 _fail(group, Unavailable("the store was closed during the write"))
                 raise
-            except (SQLAlchemyError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  the writer outlives every failed write
                 _fail(group, Unavailable(str(error)))
                 continue
             committed = [outcome for outcome in outcomes if isinstance(outcome, int)]

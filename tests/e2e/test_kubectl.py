@@ -15,6 +15,7 @@ from tests.storage.etcd_server import EtcdServer
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="there is no kubectl here")
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+INPUTS = Path(__file__).resolve().parents[3] / "shared" / "inputs"
 
 Kubectl = Callable[..., Awaitable[str]]
 
@@ -69,6 +70,25 @@ async def test_the_walk_through_of_the_post(kubectl: Kubectl, server: Server) ->
     off = "net.alpha.kubernetes.io/network-isolation=off"
     await kubectl("annotate", "--overwrite", "namespace", "tenant-a", off)
     await kubectl("delete", "thirdpartyresources", "--all")
+
+
+@pytest.mark.skipif(not INPUTS.is_dir(), reason="the files of 2016 are not beside the project")
+async def test_the_other_files_of_2016_are_accepted_or_refused(kubectl: Kubectl) -> None:
+    for name in ("calico-k8s-policy-agent.NetworkPolicy", "k8s-docs-admin.third-party-resource"):
+        file = str(INPUTS / "third-party-resources" / f"{name}.yaml")
+        assert "created" in await kubectl("create", "-f", file)
+        assert "deleted" in await kubectl("delete", "-f", file)
+    demo = INPUTS / "romana-demo"
+    for namespace in ("56a68b6.isolated-namespace", "6bc6073.namespace-tenant-a"):
+        await kubectl("delete", "namespace", "tenant-a", "--ignore-not-found")
+        assert "created" in await kubectl("create", "-f", str(demo / f"{namespace}.yaml"))
+    for pod in ("6bc6073.pod-backend", "6bc6073.pod-frontend"):
+        assert "created" in await kubectl("create", "-f", str(demo / f"{pod}.yaml"))
+    await kubectl("delete", "namespace", "tenant-a")
+    for other in (demo / "6bc6073.example-controller.yaml", *INPUTS.glob("calico-example/*-[rs]*")):
+        if "manifest" in other.name or "controller" in other.name:
+            refused = await kubectl("create", "-f", str(other), fails=True)
+            assert "could not find the requested resource" in refused or "no matches" in refused
 
 
 async def test_every_command_that_people_use(kubectl: Kubectl, tmp_path: Path) -> None:

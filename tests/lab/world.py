@@ -70,6 +70,10 @@ class World:
         """Load nft commands in the node's namespace."""
         _run("ip", "netns", "exec", self.node.netns, "nft", "-f", "-", stdin=commands)
 
+    def flush_conntrack(self) -> None:
+        """Forget every connection in the node's namespace."""
+        _run("ip", "netns", "exec", self.node.netns, "conntrack", "-F")
+
 
 @contextmanager
 def world(pods: Mapping[str, tuple[str, ...]]) -> Iterator[World]:

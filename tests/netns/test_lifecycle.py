@@ -50,6 +50,28 @@ async def test_D06_a_policy_that_comes_back_while_nothing_is_said_cuts_nothing(l
     assert await lab.agents.ask("front", do="say", stream=stream) == "open"
 
 
+async def test_D03_a_flush_of_conntrack_reopens_nothing(lab: Lab) -> None:
+    await isolated(lab)
+    stream = await lab.agents.hold("front", BACK.ips[0], 80)
+    assert await lab.agents.ask("front", do="say", stream=stream) == "open"
+    await lab.api.drop_policy("a", "p")
+    await lab.settled()
+    lab.world.flush_conntrack()
+    await lab.agents.ask("back", do="push")
+    assert await lab.agents.ask("front", do="hear", stream=stream, timeout=0.5) == "silent"
+    assert await lab.agents.ask("front", do="say", stream=stream, timeout=0.5) != "open"
+
+
+async def test_D04_an_allowed_connection_outlives_a_flush_of_conntrack(lab: Lab) -> None:
+    await lab.api.isolate("a", "on")
+    await lab.api.policy("a", "p", spec("back", rule({"namespaces": {"team": "b"}})))
+    await lab.settled()
+    stream = await lab.agents.hold("other", BACK.ips[0], 80)
+    assert await lab.agents.ask("other", do="say", stream=stream) == "open"
+    lab.world.flush_conntrack()
+    assert await lab.agents.ask("other", do="say", stream=stream, timeout=2.0) == "open"
+
+
 async def test_D05_datagrams_stop_with_the_policy(lab: Lab) -> None:
     await isolated(lab)
     probe = Probe("front", BACK.ips[0], "udp", 80)

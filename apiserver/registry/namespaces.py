@@ -83,5 +83,5 @@ class NamespaceController:
 
 
 def _let_go(namespace: dict[str, object]) -> dict[str, object]:
-    namespace["spec"] = {}
+    namespace["spec"] = {"finalizers": []}
     return namespace

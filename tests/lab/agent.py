@@ -12,6 +12,8 @@ import struct
 import sys
 from typing import Any
 
+from tests.lab import sctp
+
 ECHO = b"networkpolicys"
 
 
@@ -91,8 +93,8 @@ class Agent:
 
     async def _do(self, request: dict[str, Any]) -> str:
         kind = request["do"]
-        if kind in ("tcp", "udp", "icmp"):
-            probe = {"tcp": tcp, "udp": udp, "icmp": icmp}[kind]
+        if kind in ("tcp", "udp", "icmp", "sctp"):
+            probe = {"tcp": tcp, "udp": udp, "icmp": icmp, "sctp": sctp.probe}[kind]
             return await probe(request["address"], request["port"])
         if kind == "hold":
             self._streams[request["id"]] = await asyncio.open_connection(
@@ -149,6 +151,10 @@ async def main(ports: list[int]) -> None:
     for port in ports:
         await asyncio.start_server(agent.serve, ["0.0.0.0", "::"], port)
         await loop.create_datagram_endpoint(UdpEcho, local_addr=("::", port))  # both families
+    answering = [
+        asyncio.create_task(sctp.answer(family, frozenset(ports)))
+        for family in (socket.AF_INET, socket.AF_INET6)
+    ]
     stdin = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stdin), sys.stdin)
     tasks: set[asyncio.Task[None]] = set()
@@ -162,6 +168,8 @@ async def main(ports: list[int]) -> None:
         task = asyncio.create_task(handle(json.loads(line)))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
+    for task in answering:
+        task.cancel()
 
 
 if __name__ == "__main__":

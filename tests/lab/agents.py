@@ -17,7 +17,7 @@ DENIED_AFTER = 0.4  # seconds without an answer; a connection on one machine tak
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One try: from a host to an address, by `tcp`, `udp` or `icmp` (port 0)."""
+    """One try: from a host to an address, by `tcp`, `udp`, `sctp` or `icmp` (port 0)."""
 
     source: str
     address: str

@@ -71,7 +71,7 @@ class Lab:
 
 
 def everything(ports: Sequence[int] = (80, 81)) -> list[Probe]:
-    """Every pair, both families, TCP on the ports, UDP and ICMP."""
+    """Every pair, both families, TCP on the ports, UDP, SCTP and ICMP."""
     found = []
     for source in SOURCES:
         for pod in PODS:
@@ -80,6 +80,7 @@ def everything(ports: Sequence[int] = (80, 81)) -> list[Probe]:
             for ip in pod.ips:
                 found += [Probe(source, ip, "tcp", port) for port in ports]
                 found += [Probe(source, ip, "udp", 80), Probe(source, ip, "icmp", 0)]
+                found += [Probe(source, ip, "sctp", 80)]
     return found
 
 

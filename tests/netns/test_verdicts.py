@@ -26,6 +26,7 @@ STATES: dict[str, list[dict[str, Any]]] = {
     "a narrow range": [spec("back", rule(ports=[{"port": "80:90"}]))],
     "a wide range": [spec("back", rule(PODS_FRONT, ports=[{"port": "81:9000"}]))],
     "UDP": [spec("back", rule(ports=[{"port": 80, "protocol": "UDP"}]))],
+    "SCTP": [spec("back", rule(PODS_FRONT, ports=[{"port": 80, "protocol": "SCTP"}]))],
     "a whole protocol": [spec("back", rule(PODS_FRONT, ports=[{"protocol": "TCP"}]))],
     "ICMP": [spec(None, rule(ports=[{"protocol": "ICMP"}]))],
     "policies add up": [

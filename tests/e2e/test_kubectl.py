@@ -110,7 +110,7 @@ async def test_every_command_that_people_use(kubectl: Kubectl, tmp_path: Path) -
     assert "Port:  81" in await kubectl("describe", "networkpolicys", "web")
     assert "labeled" in await kubectl("label", "anp", "web", "a=b")
     assert "annotated" in await kubectl("annotate", "anp", "web", "c=d")
-    assert "edited" in await kubectl("edit", "anp", "web", editor="sed -i s/81/82/")
+    assert "edited" in await kubectl("edit", "anp", "web", editor="sed -i 's/port: 81/port: 82/'")
     assert "82/TCP" in await kubectl("get", "anp", "-A", "-l", "a=b")
     patch = '{"spec":{"allowIncoming":{"toPorts":[{"port":0}]}}}'
     refused = await kubectl("patch", "anp", "web", "--type=merge", "-p", patch, fails=True)

@@ -5,6 +5,7 @@ splices it in as the first key of `metadata`. Where that is the first object ins
 `encode_stored` and kube-apiserver write it, this is an operation on bytes; else they are parsed.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,9 +23,15 @@ def dumps(obj: Any) -> bytes:
         return orjson.dumps(obj)
     except TypeError:
         # orjson stops at 64 bits.
-        import json
-
         return json.dumps(obj, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def canonical(obj: Any) -> bytes:
+    """The same bytes for equal JSON values, whatever the order of their keys."""
+    try:
+        return orjson.dumps(obj, option=orjson.OPT_SORT_KEYS)
+    except TypeError:
+        return json.dumps(obj, sort_keys=True).encode()
 
 
 def pretty(obj: Any) -> bytes:

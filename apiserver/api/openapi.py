@@ -18,6 +18,7 @@ PATCHES = [
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
+    "application/apply-patch+yaml",
 ]
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1."
 _INTEGERS = frozenset({"limit", "timeoutSeconds", "gracePeriodSeconds"})

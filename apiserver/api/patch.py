@@ -1,4 +1,4 @@
-"""The three ways to patch an object: RFC 7396, RFC 6902, and Kubernetes' strategic merge.
+"""Two ways to merge a patch into an object: RFC 7396 and Kubernetes' strategic merge.
 
 Each returns a new object and leaves its inputs alone. Which lists a strategic merge keys is read
 from the schemas (`x-kubernetes-patch-merge-key`), so that it does what OpenAPI tells kubectl.
@@ -7,13 +7,8 @@ from the schemas (`x-kubernetes-patch-merge-key`), so that it does what OpenAPI 
 import copy
 from typing import Any
 
-import jsonpatch
-import jsonpointer
-
 from apiserver.api import schemas, status
-from apiserver.api.status import Cause
 
-OPERATIONS = 10_000  # in one JSON patch, as upstream
 MERGE_KEY = "x-kubernetes-patch-merge-key"
 STRATEGY = "x-kubernetes-patch-strategy"
 
@@ -33,54 +28,10 @@ def merge_patch(doc: Any, patch: Any) -> Any:
     return merged
 
 
-def json_patch(doc: Any, operations: Any) -> Any:
-    """RFC 6902. 422 names the operation's index, its path and what went wrong."""
-    if not isinstance(operations, list):
-        raise status.bad_request(
-            "error decoding patch: json: cannot unmarshal object into Go value of type"
-            " []handlers.jsonPatchOp: a JSON patch is a list of operations"
-        )
-    if len(operations) > OPERATIONS:
-        raise status.StatusError(
-            413,
-            "RequestEntityTooLarge",
-            "Request entity too large: The allowed maximum operations in a JSON patch is"
-            f" {OPERATIONS}, got {len(operations)}",
-            {},
-        )
-    for index, operation in enumerate(operations):
-        try:
-            doc = jsonpatch.JsonPatch([operation]).apply(doc)
-        except jsonpatch.JsonPatchTestFailed:
-            raise _failed(index, operation, "the test failed", "JSONPatchTestFailed") from None
-        except (
-            jsonpatch.JsonPatchException,
-            jsonpointer.JsonPointerException,
-            TypeError,
-            KeyError,
-            AttributeError,
-        ) as error:
-            raise _failed(index, operation, str(error), "JSONPatchFailed") from error
-    return doc
-
-
 def strategic_merge_patch(doc: Json, patch: Json, schema: str) -> Json:
     """k8s.io/apimachinery `pkg/util/strategicpatch`, for an object of a schema."""
     merged: Json = _merge(doc, patch, schemas.DEFINITIONS[schema])
     return merged
-
-
-def _failed(index: int, operation: Any, why: str, reason: str) -> status.StatusError:
-    path = operation.get("path", "") if isinstance(operation, dict) else ""
-    name = operation.get("op", "") if isinstance(operation, dict) else ""
-    message = f"operation {index} ({name} {path}): {why}"
-    return status.StatusError(
-        422,
-        "Invalid",
-        f"the server rejected our request due to an error in our request: {message}",
-        {},
-        [Cause(reason, message, f"[{index}]")],
-    )
 
 
 def _merge(doc: Any, patch: Any, schema: Json) -> Any:

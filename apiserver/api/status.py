@@ -130,10 +130,12 @@ def expired(message: str, *, continue_token: str = "") -> StatusError:
     return StatusError(410, "Expired", message, continue_token=continue_token)
 
 
+def entity_too_large(why: str) -> StatusError:
+    return StatusError(413, "RequestEntityTooLarge", f"Request entity too large: {why}", details={})
+
+
 def too_large(limit: int) -> StatusError:
-    return StatusError(
-        413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit}", details={}
-    )
+    return entity_too_large(f"limit is {limit}")
 
 
 def not_acceptable(accepted: Sequence[str]) -> StatusError:
@@ -170,9 +172,9 @@ def invalid(kind: str, group: str, name: str, causes: Sequence[Cause]) -> Status
     )
 
 
-def invalid_options(options: str, cause: Cause) -> StatusError:
+def invalid_options(options: str, *causes: Cause) -> StatusError:
     """422 on the query or DeleteOptions: `CreateOptions.meta.k8s.io "" is invalid: …`."""
-    return invalid(options, "meta.k8s.io", "", [cause])
+    return invalid(options, "meta.k8s.io", "", causes)
 
 
 def internal(message: str) -> StatusError:

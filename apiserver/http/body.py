@@ -73,6 +73,43 @@ def decode(
     return accept(parsed, doubled, strategy, validation)
 
 
+def decode_patch(data: bytes) -> Any:
+    """What a merge or JSON patch says. 400 where it is no JSON."""
+    try:
+        change, _ = strict.decode_json(data)
+    except status.StatusError as error:
+        error.message = f"error decoding patch: {error.message}"
+        raise
+    return change
+
+
+def decode_applied(
+    data: bytes, strategy: Strategy, validation: str
+) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of an apply in canonical spelling, and what is to be warned about.
+
+    Its kind and version must be said; what its schema does not know is left in, to be refused.
+    """
+    resource = strategy.resource
+    applied, doubled = strict.decode_yaml(data)
+    if not isinstance(applied, dict):
+        raise status.bad_request("error decoding YAML: the configuration is not an object")
+    if validation == "Strict" and doubled:
+        raise status.bad_request(f"error strict decoding YAML: {', '.join(doubled)}")
+    version, kind = applied.get("apiVersion") or "", applied.get("kind") or ""
+    if (version, kind) != (resource.api_version, resource.kind):
+        shown = version if "/" in str(version) else f"/{version}"
+        raise status.bad_request(f"invalid object type: {shown}, Kind={kind}")
+    meta = applied.get("metadata") or {}
+    if not isinstance(meta, dict):
+        raise status.bad_request("metadata must be an object")
+    if meta.get("managedFields"):
+        raise status.bad_request("metadata.managedFields must be nil")
+    applied["metadata"] = {key: value for key, value in meta.items() if key != "managedFields"}
+    applied, renamed = strategy.normalise(applied)
+    return applied, [*renamed, *(doubled if validation == "Warn" else ())]
+
+
 def accept(
     obj: dict[str, Any], doubled: list[str], strategy: Strategy, validation: str, code: int = 400
 ) -> tuple[dict[str, Any], list[str]]:

@@ -3,7 +3,8 @@
 Pure. For a repeated parameter the first value counts; unknown ones are ignored.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +15,23 @@ from apiserver.registry.writer import Preconditions
 
 FIELD_VALIDATION = ("", "Ignore", "Strict", "Warn")
 PROPAGATION = ("Foreground", "Background", "Orphan")
+MANAGER_LIMIT = 128  # bytes
+INT64_DIGITS = 20
+SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 FINALIZERS = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """What a create, update or patch was asked: `validation` is Ignore, Warn or Strict."""
+    """What a create, update or patch was asked: `validation` is Ignore, Warn or Strict.
+
+    `manager` owns what is written; `force` lets an apply take fields from others.
+    """
 
     dry_run: bool
     validation: str
+    manager: str
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +48,24 @@ def number(query: Mapping[str, str], name: str) -> int | None:
     text = query.get(name, "")
     if not text:
         return None
-    try:
-        return int(text.encode("ascii"))
-    except ValueError:
-        raise status.bad_request(
-            f'{name}: strconv.ParseInt: parsing "{text}": invalid syntax'
-        ) from None
+    if not re.fullmatch(r"[+-]?[0-9]+", text):
+        raise _unreadable(name, f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    if len(text) > INT64_DIGITS or not -(1 << 63) <= int(text) < 1 << 63:
+        raise _unreadable(name, f'strconv.ParseInt: parsing "{text}": value out of range')
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """Go's duration (`1m30s`) in seconds. `ValueError` with Go's words."""
+    if text == "0":
+        return 0.0
+    parts = re.findall(r"([0-9]*\.?[0-9]+|[0-9]+\.)(ns|us|µs|ms|s|m|h)", text)
+    sign, digits = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
+    if not digits or "".join(value + unit for value, unit in parts) != digits:
+        if re.fullmatch(r"[0-9]*\.?[0-9]+", digits):
+            raise ValueError(f'time: missing unit in duration "{text}"')
+        raise ValueError(f'time: invalid duration "{text}"')
+    return sign * sum(float(value) * SECONDS[unit] for value, unit in parts)
 
 
 def truth(query: Mapping[str, str], name: str) -> bool | None:
@@ -57,7 +78,7 @@ def revision(query: Mapping[str, str]) -> int | None:
     text = query.get("resourceVersion", "")
     if not text:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and int(text) < 1 << 64):
         raise status.bad_request(
             f'invalid resource version: resourceVersion: Invalid value: "{text}": '
             f'strconv.ParseUint: parsing "{text}": invalid syntax'
@@ -74,48 +95,51 @@ def listing(query: Mapping[str, str]) -> ListOptions:
     )
 
 
-def writing(kind: str, query: Mapping[str, str], values: list[str]) -> WriteOptions:
+def writing(
+    kind: str, query: Mapping[str, str], values: list[str], *, agent: str, apply: bool = False
+) -> WriteOptions:
     """422 on a bad dryRun, fieldValidation, fieldManager or a misplaced force.
 
-    `values` are all values of dryRun; `kind` names the options in the message.
+    `values` are all values of dryRun; `kind` names the options in the message; `agent` is the
+    User-Agent, whose first word is the manager where none is named.
     """
-    _check_dry_run(kind, values)
+    manager, force = query.get("fieldManager", ""), bool(truth(query, "force"))
+    causes = []
+    if apply and not manager:
+        text = "Required value: is required for apply patch"
+        causes.append(Cause("FieldValueRequired", text, "fieldManager"))
+    if force and kind == "PatchOptions" and not apply:
+        text = "Forbidden: may not be specified for non-apply patch"
+        causes.append(Cause("FieldValueForbidden", text, "force"))
+    causes += _manager_causes(manager)
+    causes += _dry_run_causes(values)
     validation = query.get("fieldValidation", "")
     if validation not in FIELD_VALIDATION:
-        supported = ", ".join(f'"{value}"' for value in FIELD_VALIDATION)
-        raise status.invalid_options(
-            kind,
-            Cause(
-                "FieldValueNotSupported",
-                f'Unsupported value: "{validation}": supported values: {supported}',
-                "fieldValidation",
-            ),
-        )
-    manager = query.get("fieldManager", "")
-    if len(manager.encode()) > 128:
-        raise status.invalid_options(
-            kind,
-            Cause("FieldValueTooLong", "Too long: may not be more than 128 bytes", "fieldManager"),
-        )
-    if not manager.isprintable():
-        raise status.invalid_options(
-            kind,
-            Cause(
-                "FieldValueInvalid",
-                "Invalid value: should only contain printable characters",
-                "fieldManager",
-            ),
-        )
-    if kind == "PatchOptions" and truth(query, "force"):
-        raise status.invalid_options(
-            kind,
-            Cause(
-                "FieldValueForbidden",
-                "Forbidden: may not be specified for non-apply patch",
-                "force",
-            ),
-        )
-    return WriteOptions(dry_run=bool(values), validation=validation or "Warn")
+        causes.append(_unsupported("fieldValidation", f'"{validation}"', FIELD_VALIDATION))
+    if causes:
+        raise status.invalid_options(kind, *causes)
+    return WriteOptions(bool(values), validation or "Warn", manager or _of_agent(agent), force)
+
+
+def _manager_causes(manager: str) -> list[Cause]:
+    causes = []
+    if len(manager.encode()) > MANAGER_LIMIT:
+        text = f"Too long: may not be more than {MANAGER_LIMIT} bytes"
+        causes.append(Cause("FieldValueTooLong", text, "fieldManager"))
+    for index, char in enumerate(manager):
+        if not char.isprintable():
+            text = (
+                f'Invalid value: "{manager.encode("unicode_escape").decode()}": invalid character'
+                f" U+{ord(char):04X} (at position {index})"
+            )
+            causes.append(Cause("FieldValueInvalid", text, "fieldManager"))
+    return causes
+
+
+def _of_agent(agent: str) -> str:
+    """The program's name: what stands before the first slash."""
+    name = "".join(char for char in agent.partition("/")[0] if char.isprintable())
+    return name.encode()[:MANAGER_LIMIT].decode(errors="ignore") or "unknown"
 
 
 def deleting(query: Mapping[str, str], values: list[str], body: Mapping[str, Any]) -> DeleteOptions:
@@ -133,30 +157,21 @@ def deleting(query: Mapping[str, str], values: list[str], body: Mapping[str, Any
     dry = both("dryRun", values or None) or []
     if not isinstance(dry, list):
         raise status.bad_request("dryRun must be a list")
-    _check_dry_run(kind, [str(value) for value in dry])
     both("gracePeriodSeconds", number(query, "gracePeriodSeconds"))
     policy = both("propagationPolicy", query.get("propagationPolicy"))
     orphan = both("orphanDependents", truth(query, "orphanDependents"))
+    causes = []
     if policy is not None and orphan is not None:
-        raise status.invalid_options(
-            kind,
-            Cause(
-                "FieldValueInvalid",
-                f'Invalid value: "{policy}": orphanDependents and deletionPropagation cannot be'
-                " both set",
-                "propagationPolicy",
-            ),
+        text = (
+            f'Invalid value: "{policy}": orphanDependents and deletionPropagation cannot be'
+            " both set"
         )
+        causes.append(Cause("FieldValueInvalid", text, "propagationPolicy"))
     if policy is not None and policy not in PROPAGATION:
-        supported = ", ".join(f'"{value}"' for value in (*PROPAGATION, "nil"))
-        raise status.invalid_options(
-            kind,
-            Cause(
-                "FieldValueNotSupported",
-                f'Unsupported value: "{policy}": supported values: {supported}',
-                "propagationPolicy",
-            ),
-        )
+        causes.append(_unsupported("propagationPolicy", f'"{policy}"', (*PROPAGATION, "nil")))
+    causes += _dry_run_causes([str(value) for value in dry])
+    if causes:
+        raise status.invalid_options(kind, *causes)
     if orphan:
         policy = "Orphan"
     demands = body.get("preconditions") or {}
@@ -170,14 +185,21 @@ def deleting(query: Mapping[str, str], values: list[str], body: Mapping[str, Any
     )
 
 
-def _check_dry_run(kind: str, values: list[str]) -> None:
-    if any(value != "All" for value in values):
-        shown = ",".join(f'"{value}"' for value in values)
-        raise status.invalid_options(
-            kind,
-            Cause(
-                "FieldValueNotSupported",
-                f'Unsupported value: [{shown}]: supported values: "All"',
-                "dryRun",
-            ),
-        )
+def _dry_run_causes(values: list[str]) -> list[Cause]:
+    if all(value == "All" for value in values):
+        return []
+    shown = ",".join(f'"{value}"' for value in values)
+    return [_unsupported("dryRun", f"[{shown}]", ("All",))]
+
+
+def _unsupported(field: str, value: str, supported: Sequence[str]) -> Cause:
+    names = ", ".join(f'"{name}"' for name in supported)
+    text = f"Unsupported value: {value}: supported values: {names}"
+    return Cause("FieldValueNotSupported", text, field)
+
+
+def _unreadable(name: str, why: str) -> status.StatusError:
+    """The text is Go's; the cause says which parameter it speaks of."""
+    error = status.bad_request(why)
+    error.details, error.causes = {}, [Cause("FieldValueInvalid", why, name)]
+    return error

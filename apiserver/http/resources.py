@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from apiserver.api import patch, selectors, status, strict
+from apiserver.api import json_patch, managedfields, patch, selectors, status, strict
 from apiserver.cache.cacher import Cacher
 from apiserver.cache.session import View
 from apiserver.http import body, negotiation, options, request_info, responses
@@ -107,36 +107,41 @@ class Resources:
 
     async def _create(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
-        asked = self._writing("CreateOptions", request)
         media = negotiation.body(request.headers.get("content-type", ""))
-        obj, warnings = body.decode(
-            await body.read(request), media, self._strategy(info), asked.validation
-        )
+        data = await body.read(request)
+        asked = self._writing("CreateOptions", request)
+        obj, warnings = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace)
-        written = await self._writer.create(self._where(info), obj, dry_run=asked.dry_run)
-        return self._written(written, warnings, info, output, request, code=201)
+        written = await self._writer.create(
+            self._where(info), obj, manager=asked.manager, dry_run=asked.dry_run
+        )
+        return self._written(written, warnings, info, output, request)
 
     async def _update(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
-        asked = self._writing("UpdateOptions", request)
         media = negotiation.body(request.headers.get("content-type", ""))
-        obj, warnings = body.decode(
-            await body.read(request), media, self._strategy(info), asked.validation
-        )
+        data = await body.read(request)
+        asked = self._writing("UpdateOptions", request)
+        obj, warnings = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace, info.name)
         written = await self._writer.update(
             self._where(info),
             lambda old: orjson.loads(orjson.dumps(obj)),
+            manager=asked.manager,
             subresource=info.subresource,
             dry_run=asked.dry_run,
         )
         return self._written(written, warnings, info, output, request)
 
     async def _patch(self, info: RequestInfo, request: Request) -> Response:
-        output = self._output(request)
-        asked = self._writing("PatchOptions", request)
         media = negotiation.patch(request.headers.get("content-type", ""))
-        change, _ = strict.decode_json(await body.read(request))
+        output = self._output(request)
+        data = await body.read(request)
+        applying = media == negotiation.APPLY_PATCH
+        asked = self._writing("PatchOptions", request, apply=applying)
+        if applying:
+            return await self._apply(info, request, output, data, asked)
+        change = body.decode_patch(data)
         warnings: list[str] = []
         told: list[str] = []
         strategy = self._strategy(info)
@@ -152,9 +157,36 @@ class Resources:
             return new
 
         written = await self._writer.update(
-            self._where(info), apply, subresource=info.subresource, dry_run=asked.dry_run
+            self._where(info),
+            apply,
+            manager=asked.manager,
+            subresource=info.subresource,
+            dry_run=asked.dry_run,
         )
         return self._written(written, [*warnings, *told], info, output, request)
+
+    async def _apply(
+        self,
+        info: RequestInfo,
+        request: Request,
+        output: Output,
+        data: bytes,
+        asked: options.WriteOptions,
+    ) -> Response:
+        applied, warnings = body.decode_applied(data, self._strategy(info), asked.validation)
+        if not applied["metadata"].get("name"):
+            applied["metadata"]["name"] = info.name
+        body.place(applied, info.resource, info.namespace, info.name)
+        managedfields.check(applied, info.resource.schema, info.resource.kind)
+        written = await self._writer.apply(
+            self._where(info),
+            applied,
+            manager=asked.manager,
+            force=asked.force,
+            subresource=info.subresource,
+            dry_run=asked.dry_run,
+        )
+        return self._written(written, warnings, info, output, request)
 
     async def _delete(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
@@ -232,8 +264,14 @@ class Resources:
             stream=stream,
         )
 
-    def _writing(self, kind: str, request: Request) -> options.WriteOptions:
-        return options.writing(kind, _first(request), request.query_params.getlist("dryRun"))
+    def _writing(self, kind: str, request: Request, *, apply: bool = False) -> options.WriteOptions:
+        return options.writing(
+            kind,
+            _first(request),
+            request.query_params.getlist("dryRun"),
+            agent=request.headers.get("user-agent", ""),
+            apply=apply,
+        )
 
     async def _deleting(self, request: Request) -> options.DeleteOptions:
         data = await body.read(request)
@@ -256,8 +294,6 @@ class Resources:
         info: RequestInfo,
         output: Output,
         request: Request,
-        *,
-        code: int = 200,
     ) -> Response:
         response = responses.stored(
             written.data,
@@ -265,7 +301,7 @@ class Resources:
             output,
             now=self._clock(),
             include=_include(request),
-            code=code,
+            code=201 if written.created else 200,
         )
         return responses.with_warnings(response, [*warnings, *written.warnings])
 
@@ -287,7 +323,7 @@ def _include(request: Request) -> str:
 
 def _patched(media: str, old: dict[str, Any], change: Any, info: RequestInfo) -> dict[str, Any]:
     if media == negotiation.JSON_PATCH:
-        new = patch.json_patch(old, change)
+        new = json_patch.json_patch(old, change)
     elif not isinstance(change, dict):
         raise status.bad_request("error decoding patch: the patch is not an object")
     elif media == negotiation.MERGE_PATCH:

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 import storage
-from apiserver.api import encoding, metadata, status
+from apiserver.api import encoding, managedfields, metadata, status
 from apiserver.api.status import Cause
 from apiserver.registry.gate import NamespaceGate
 from apiserver.registry.strategy import Json, Strategy
@@ -50,6 +50,7 @@ class Written:
     data: bytes
     warnings: tuple[str, ...] = ()
     deleted: bool = False
+    created: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,13 @@ class Writer:
         self._clock = clock
         self._rand = rand
 
-    async def create(self, where: Where, obj: Json, *, dry_run: bool = False) -> Written:
-        """Store a new object. 404 without its namespace, 409 if the name is taken, 422."""
+    async def create(
+        self, where: Where, obj: Json, *, manager: str | None = None, dry_run: bool = False
+    ) -> Written:
+        """Store a new object. 404 without its namespace, 409 if the name is taken, 422.
+
+        `manager` becomes the owner of its fields; None leaves its managedFields as they are.
+        """
         strategy, resource = where.strategy, where.strategy.resource
         meta = obj["metadata"]
         if meta.get("resourceVersion"):
@@ -99,7 +105,7 @@ class Writer:
                 if generated:
                     meta["name"] = metadata.generate_name(base, self._rand)
                 if attempt == 0:
-                    self._fill(where, obj)
+                    self._fill(where, obj, manager)
                     causes = [
                         *metadata.validate_metadata(meta, namespaced=resource.namespaced),
                         *strategy.validate(obj),
@@ -116,7 +122,7 @@ class Writer:
                 except storage.TooLarge as error:
                     raise status.too_large(metadata.BODY_LIMIT) from error
                 data = encoding.with_revision(data, revision) if revision else data
-                return Written(data, tuple(strategy.warn(obj)))
+                return Written(data, tuple(strategy.warn(obj)), created=True)
         raise _exists(where, name, existing, generated=bool(base))
 
     async def update(
@@ -124,6 +130,7 @@ class Writer:
         where: Where,
         change: Callable[[Json], Json],
         *,
+        manager: str | None = None,
         subresource: str = "",
         dry_run: bool = False,
     ) -> Written:
@@ -131,15 +138,66 @@ class Writer:
 
         `change` gets a copy with its resourceVersion and returns the wanted object; a
         resourceVersion in that is a precondition. Without one a lost race is played again on the
-        fresh object, so the client never sees it.
+        fresh object, so the client never sees it. `manager` becomes the owner of what changes.
         """
+
+        def tracked(old: Json) -> Json:
+            wanted = change(_copy(old))
+            if not isinstance(wanted.get("metadata"), dict):
+                raise status.bad_request("metadata must be an object")
+            if manager is not None:
+                origin = self._origin(where, manager, subresource)
+                wanted["metadata"]["managedFields"] = managedfields.track(old, wanted, origin)
+            return wanted
+
+        return await self._replace(where, tracked, subresource, dry_run)
+
+    async def apply(
+        self,
+        where: Where,
+        applied: Json,
+        *,
+        manager: str,
+        force: bool,
+        subresource: str = "",
+        dry_run: bool = False,
+    ) -> Written:
+        """Server-side apply: create the object or merge into it. 409 where others own a field."""
+
+        def merged(old: Json) -> Json:
+            origin = self._origin(where, manager, subresource)
+            try:
+                return managedfields.apply(old, applied, origin, force=force)
+            except managedfields.Conflicts as conflicts:
+                raise managedfields.apply_conflict(conflicts) from None
+
+        resource = where.strategy.resource
+        while True:
+            try:
+                return await self._replace(where, merged, subresource, dry_run)
+            except status.StatusError as error:
+                if error.code != 404 or subresource:
+                    raise
+            if uid := applied["metadata"].get("uid"):
+                why = (
+                    f"uid mismatch: the provided object specified uid {uid},"
+                    " and no existing object was found"
+                )
+                raise status.conflict(resource, where.name, why)
+            try:
+                return await self.create(where, merged({}), dry_run=dry_run)
+            except status.StatusError as error:
+                if error.reason != "AlreadyExists":
+                    raise
+
+    async def _replace(
+        self, where: Where, change: Callable[[Json], Json], subresource: str, dry_run: bool
+    ) -> Written:
+        resource, name = where.strategy.resource, where.name
         while True:
             record, old = await self._read(where)
-            wanted = change(_copy(old))
-            meta = wanted.get("metadata")
-            if not isinstance(meta, dict):
-                raise status.bad_request("metadata must be an object")
-            resource, name = where.strategy.resource, where.name
+            wanted = change(old)
+            meta = wanted["metadata"]
             if str(meta.get("uid") or old["metadata"]["uid"]) != old["metadata"]["uid"]:
                 raise status.conflict(
                     resource,
@@ -157,8 +215,10 @@ class Writer:
                 if data is None:
                     continue
                 return Written(data, told, deleted=True)
+            if encoding.canonical(wanted) == encoding.canonical(_unversioned(old)):
+                return Written(encoding.with_revision(record.value, record.revision), told)
             value = encoding.encode_stored(wanted)
-            if value == record.value or dry_run:
+            if dry_run:
                 return Written(encoding.with_revision(value, record.revision), told)
             try:
                 revision = await self._store.update(where.key, value, expected=record.revision)
@@ -229,7 +289,15 @@ class Writer:
             if not page.remaining:
                 return clear
 
-    def _fill(self, where: Where, obj: Json) -> None:
+    def _origin(self, where: Where, manager: str, subresource: str = "") -> managedfields.Origin:
+        return managedfields.Origin(
+            manager=manager,
+            resource=where.strategy.resource,
+            now=metadata.now_text(self._clock()),
+            subresource=subresource,
+        )
+
+    def _fill(self, where: Where, obj: Json, manager: str | None) -> None:
         """Set what the server owns on a new object, whatever the client sent."""
         strategy, resource = where.strategy, where.strategy.resource
         meta = obj["metadata"]
@@ -238,7 +306,6 @@ class Writer:
         for owned in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
             meta.pop(owned, None)
         meta.pop("resourceVersion", None)
-        meta.pop("managedFields", None)
         meta["uid"] = str(uuid.uuid4())
         meta["creationTimestamp"] = metadata.now_text(self._clock())
         if strategy.generation:
@@ -246,6 +313,9 @@ class Writer:
         if resource.status:
             obj.pop("status", None)
         obj["apiVersion"], obj["kind"] = resource.api_version, resource.kind
+        if manager is not None:
+            tracked = managedfields.track({}, obj, self._origin(where, manager))
+            _set_managed(meta, tracked)
         strategy.prepare(obj)
 
     def _merge(self, where: Where, old: Json, new: Json, subresource: str) -> Json:
@@ -257,6 +327,7 @@ class Writer:
             if new.get("status") is not None:
                 merged["status"] = new["status"]
             merged["metadata"].pop("resourceVersion", None)
+            _set_managed(merged["metadata"], new["metadata"].get("managedFields"))
             return merged
         meta, was = new["metadata"], old["metadata"]
         for owned in (
@@ -273,8 +344,9 @@ class Writer:
                 meta[owned] = was[owned]
             else:
                 meta.pop(owned, None)
-        for dropped in ("resourceVersion", "selfLink", "managedFields"):
+        for dropped in ("resourceVersion", "selfLink"):
             meta.pop(dropped, None)
+        _set_managed(meta, meta.get("managedFields"))
         new["apiVersion"], new["kind"] = resource.api_version, resource.kind
         if resource.status:
             new.pop("status", None)
@@ -334,6 +406,19 @@ class Writer:
 def _copy(obj: Mapping[str, Any]) -> Json:
     copied: Json = orjson.loads(orjson.dumps(obj))
     return copied
+
+
+def _unversioned(obj: Json) -> Json:
+    meta = {key: value for key, value in obj["metadata"].items() if key != "resourceVersion"}
+    return {**obj, "metadata": meta}
+
+
+def _set_managed(meta: Json, entries: Any) -> None:
+    """Nobody owning anything is said by no list at all."""
+    if entries:
+        meta["managedFields"] = entries
+    else:
+        meta.pop("managedFields", None)
 
 
 def _content(obj: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,19 +10,23 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 
 import structlog
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from apiserver.api import status
 from apiserver.cache.cacher import Cacher
-from apiserver.http import discovery, probes, responses
+from apiserver.http import discovery, probes
+from apiserver.http.limits import Limits
+from apiserver.http.metrics import Metrics
 from apiserver.http.middleware import Envelope
+from apiserver.http.request_info import by_version
 from apiserver.http.resources import Resources
+from apiserver.lifecycle import Lifecycle
 from apiserver.registry.gate import NamespaceGate
 from apiserver.registry.history import compact
 from apiserver.registry.namespaces import NamespaceController
@@ -34,14 +38,28 @@ from storage import Store
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """The limits of a server: requests under way at once, and times in seconds.
+
+    A watch that asks for no time ends after once to twice `min_watch`.
+    """
+
+    reads: int = 400
+    writes: int = 200
+    timeout: float = 60.0
+    min_watch: float = 1800.0
+
+
 def create_app(
     *,
     store: Store,
-    stopping: asyncio.Event,
+    lifecycle: Lifecycle,
     clock: Callable[[], float],
     rand: random.Random,
+    tuning: Tuning,
 ) -> FastAPI:
-    """The standalone server. Setting `stopping` turns readiness red and ends every watch."""
+    """The standalone server."""
     cacher = Cacher(store=store, resources=[strategy.resource for strategy in STRATEGIES])
     gate = NamespaceGate(store=store)
     writer = Writer(store=store, gate=gate, clock=clock, rand=rand)
@@ -75,18 +93,22 @@ def create_app(
         return cacher.ready
 
     async def serving() -> bool:
-        return not stopping.is_set()
+        return not lifecycle.draining.is_set()
 
     live = {"ping": ping, "storage": storage_answers}
     ready = {**live, "informer-sync": synced, "shutdown": serving}
+    limits = Limits(tuning.reads, tuning.writes, tuning.timeout, lifecycle.stopping)
+    metrics = Metrics(limits=limits)
     resources = Resources(
         strategies=STRATEGIES,
         reader=reader,
         writer=writer,
         cacher=cacher,
-        stopping=stopping,
+        metrics=metrics,
+        stopping=lifecycle.stopping,
         clock=clock,
         rand=rand,
+        min_watch=tuning.min_watch,
     )
     app = FastAPI(
         title="networkpolicys",
@@ -99,10 +121,18 @@ def create_app(
     served = [strategy.resource for strategy in STRATEGIES]
     app.include_router(discovery.router(served))
     app.include_router(probes.router({"healthz": live, "livez": {"ping": ping}, "readyz": ready}))
-    for root in ("/api/{path:path}", "/apis/{path:path}", "/net.alpha.kubernetes.io/{path:path}"):
-        app.router.routes.append(Route(root, resources))
-    app.router.default = _unknown
-    app.add_middleware(Envelope)
+    app.router.routes.append(Route("/metrics", metrics.serve))
+    index = discovery.Index(app.routes)
+    app.router.routes.append(Route("/", index.found))
+    app.router.default = index
+    app.add_middleware(
+        Envelope,
+        served=by_version(served),
+        resources=resources,
+        limits=limits,
+        metrics=metrics,
+        draining=lifecycle.draining,
+    )
     app.add_exception_handler(HTTPException, _refused)
     return app
 
@@ -115,10 +145,5 @@ def _stop_if_failed(task: asyncio.Task[None]) -> None:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    """What FastAPI's own router refuses, in the words of all other errors."""
-    wrong_method = isinstance(error, HTTPException) and error.status_code == 405
-    return responses.failure(status.method_not_allowed() if wrong_method else status.unknown_path())
-
-
-async def _unknown(scope: Scope, receive: Receive, send: Send) -> None:
-    await responses.failure(status.unknown_path())(scope, receive, send)
+    """What FastAPI's own router refuses, which is a method, in the words of all other errors."""
+    raise status.method_not_allowed() from error

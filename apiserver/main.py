@@ -1,6 +1,5 @@
 """netpol-apiserver: read the settings, open the store, serve until told to stop."""
 
-import asyncio
 import os
 import random
 import signal
@@ -15,7 +14,8 @@ from pydantic import ValidationError
 
 import storage
 from apiserver import logs
-from apiserver.app import create_app
+from apiserver.app import Tuning, create_app
+from apiserver.lifecycle import Lifecycle
 from apiserver.server import DRAIN, KEEP_ALIVE, Server
 from apiserver.settings import Settings
 from storage.connect import connect
@@ -55,8 +55,19 @@ async def serve(settings: Settings) -> None:
         database_url=settings.database_url
         or ("" if settings.endpoints else f"sqlite+aiosqlite:///{_default_database()}"),
     )
-    stopping = asyncio.Event()
-    app = create_app(store=store, stopping=stopping, clock=time.time, rand=random.SystemRandom())
+    lifecycle = Lifecycle()
+    app = create_app(
+        store=store,
+        lifecycle=lifecycle,
+        clock=time.time,
+        rand=random.SystemRandom(),
+        tuning=Tuning(
+            reads=settings.max_requests_inflight,
+            writes=settings.max_mutating_requests_inflight,
+            timeout=settings.request_timeout,
+            min_watch=settings.min_request_timeout,
+        ),
+    )
     config = uvicorn.Config(
         app,
         host=settings.bind_address,
@@ -66,8 +77,9 @@ async def serve(settings: Settings) -> None:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
+        ws="websockets-sansio",
     )
-    await Server(config, stopping=stopping).serve()
+    await Server(config, lifecycle=lifecycle, delay=settings.shutdown_delay_duration).serve()
 
 
 def _leave(number: int, frame: object) -> None:

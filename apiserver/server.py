@@ -1,23 +1,37 @@
-"""uvicorn with the two things it lacks: watches that end at shutdown, and a word when it serves."""
+"""uvicorn with what it lacks: watches that end at shutdown, in order, and a word when it serves."""
 
 import asyncio
+import os
 import socket
+from types import FrameType
 
 import structlog
 import uvicorn
 
+from apiserver.lifecycle import Lifecycle
+
 KEEP_ALIVE = 75  # seconds; below the 90 s after which Go clients drop idle connections
-DRAIN = 10  # seconds that requests in flight get at shutdown
+DRAIN = 60  # seconds that requests in flight get at shutdown, as upstream
 
 log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
-    """An open watch would keep uvicorn from ever shutting down, so `stopping` ends them first."""
+    """Ends in order: not ready, then after `delay` seconds no watches, then no connections.
 
-    def __init__(self, config: uvicorn.Config, *, stopping: asyncio.Event) -> None:
+    An open watch would keep uvicorn from ever shutting down. A second signal ends the process at
+    once: storage survives that.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, lifecycle: Lifecycle, delay: float) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._lifecycle = lifecycle
+        self._delay = delay
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            os._exit(1)
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -27,5 +41,7 @@ class Server(uvicorn.Server):
                 log.info("serving", address=f"http://{host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._stopping.set()
+        self._lifecycle.draining.set()
+        await asyncio.sleep(self._delay)
+        self._lifecycle.stopping.set()
         await super().shutdown(sockets)

@@ -5,9 +5,20 @@
 
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from annotated_types import Ge
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
+
+from apiserver.api import duration
+
+
+def _seconds(value: object) -> object:
+    return duration.parse(value) if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Ge(0)]
 
 
 class Settings(BaseSettings):
@@ -42,6 +53,23 @@ class Settings(BaseSettings):
     etcd_cafile: Path | None = Field(None, description="CA that signed etcd's certificates.")
     etcd_certfile: Path | None = Field(None, description="Client certificate for etcd.")
     etcd_keyfile: Path | None = Field(None, description="Key of the client certificate.")
+    max_requests_inflight: int = Field(
+        400, ge=1, description="Reads served at once; beyond it 429. Watches do not count."
+    )
+    max_mutating_requests_inflight: int = Field(
+        200, ge=1, description="Writes served at once; beyond it 429."
+    )
+    request_timeout: Seconds = Field(
+        60.0, description="What a request may take, such as 1m; a write 34s at most. Then 504."
+    )
+    min_request_timeout: Seconds = Field(
+        1800.0,
+        description="A watch that asks for no time ends after this to twice this, such as 30m.",
+    )
+    shutdown_delay_duration: Seconds = Field(
+        0.0,
+        description="How long to serve on, not ready, after SIGTERM: load balancers then leave.",
+    )
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="text for people, json for machines."
     )

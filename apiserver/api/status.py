@@ -191,6 +191,25 @@ def unavailable(message: str) -> StatusError:
     return StatusError(503, "ServiceUnavailable", message, details={}, retry_after=1)
 
 
+def too_many_requests() -> StatusError:
+    return StatusError(
+        429,
+        "TooManyRequests",
+        "Too many requests, please try again later.",
+        details={},
+        retry_after=1,
+    )
+
+
+def timed_out() -> StatusError:
+    return StatusError(
+        504,
+        "Timeout",
+        "Timeout: request did not complete within the allotted timeout",
+        details={},
+    )
+
+
 def future_revision(revision: int, current: int) -> StatusError:
     """504 that client-go's reflector recognises by its cause, and then relists."""
     return StatusError(

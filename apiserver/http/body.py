@@ -31,8 +31,7 @@ def decode(
 ) -> tuple[dict[str, Any], list[str]]:
     """The object of a create or update in canonical spelling, and what is to be warned about.
 
-    `apiVersion` may be absent: the URL supplies it. `kind` is required, because an object of
-    another kind would otherwise pass as an empty one of this.
+    `apiVersion` and `kind` may be absent: the URL supplies them.
     """
     resource = strategy.resource
     if media == negotiation.PROTOBUF:
@@ -48,19 +47,15 @@ def decode(
             " the body is not an object"
         )
     version, kind = parsed.get("apiVersion"), parsed.get("kind")
-    if not kind:
-        raise status.bad_request(
-            f"Object 'Kind' is missing: kind: Required value: must be {resource.kind}"
-        )
     if version not in (None, "", resource.api_version):
         raise status.bad_request(
             f"the API version in the data ({version}) does not match the expected API version"
             f" ({resource.api_version})"
         )
-    if kind != resource.kind:
+    if kind not in (None, "", resource.kind):
         raise status.bad_request(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a'
-            f' {resource.kind}: kind: Invalid value: "{kind}": must be {resource.kind}'
+            f' {resource.kind}: no kind "{kind}" is registered here: it must be {resource.kind}'
         )
     metadata = parsed.setdefault("metadata", {})
     if metadata is None:

@@ -9,7 +9,7 @@ import hashlib
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from importlib import metadata
@@ -17,6 +17,8 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from apiserver.api import discovery, encoding, openapi, openapi_protobuf, status
 from apiserver.api.resource import Resource
@@ -70,36 +72,66 @@ def version() -> dict[str, str]:
         "goVersion": "",
         "compiler": f"CPython {sys.version.split()[0]}",
         "platform": f"{platform.system().lower()}/{platform.machine()}",
+        "emulationMajor": major,
+        "emulationMinor": minor,
+        "minCompatibilityMajor": major,
+        "minCompatibilityMinor": minor,
     }
+
+
+Handler = Callable[..., Awaitable[Response]]
+
+
+def _router() -> tuple[APIRouter, Callable[..., Callable[[Handler], Handler]]]:
+    """A router, and a decorator that serves a function at some paths, to GET and HEAD."""
+    routes = APIRouter()
+
+    def route(*paths: str) -> Callable[[Handler], Handler]:
+        def add(handler: Handler) -> Handler:
+            for path in paths:
+                routes.add_api_route(path, handler, methods=["GET", "HEAD"])
+            return handler
+
+        return add
+
+    return routes, route
 
 
 def router(resources: Sequence[Resource]) -> APIRouter:
     """All discovery paths for a set of resources, each with and without a trailing slash."""
-    routes = APIRouter()
+    routes, route = _router()
     groups = {(r.group, r.version): r.root for r in resources}
-    _add_discovery(routes, resources, groups)
-    _add_openapi(routes, resources, groups)
+    _add_discovery(route, resources, groups)
+    _add_openapi(route, resources, groups)
 
-    @routes.get("/version")
-    @routes.get("/version/")
+    @route("/version", "/version/")
     async def get_version() -> Response:
         return responses.document(version(), pretty=True)
-
-    paths = sorted(
-        {"/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"}
-        | set(groups.values())
-        | {f"/apis/{group}" for group, _ in groups if group}
-    )
-
-    @routes.get("/")
-    async def index() -> Response:
-        return responses.document({"paths": paths}, pretty=True)
 
     return routes
 
 
+class Index:
+    """The paths that are served: `/` gives them, and so does every path that is not (404)."""
+
+    def __init__(self, routes: Sequence[BaseRoute]) -> None:
+        paths = {route.path for route in routes if isinstance(route, Route)}
+        self._paths = sorted(path for path in paths if "{" not in path)
+
+    async def found(self, request: Request) -> Response:
+        return responses.document({"paths": self._paths}, pretty=True)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            raise status.unknown_path()
+        response = responses.document({"paths": self._paths}, code=404, pretty=True)
+        await response(scope, receive, send)
+
+
 def _add_discovery(
-    routes: APIRouter, resources: Sequence[Resource], groups: dict[tuple[str, str], str]
+    route: Callable[..., Callable[[Handler], Handler]],
+    resources: Sequence[Resource],
+    groups: dict[tuple[str, str], str],
 ) -> None:
     core = [r for r in resources if not r.group]
     named = [r for r in resources if r.group]
@@ -125,16 +157,14 @@ def _add_discovery(
                 return Response(encoding.yaml_dump(plain), media_type=negotiation.YAML)
         raise status.not_acceptable([JSON, negotiation.YAML])
 
-    @routes.get("/apis")
-    @routes.get("/apis/")
+    @route("/apis", "/apis/")
     async def get_groups(request: Request) -> Response:
         address = request.headers.get("host", "")
         return root("/apis", request, discovery.api_group_list(named, address=address))
 
     if core:
 
-        @routes.get("/api")
-        @routes.get("/api/")
+        @route("/api", "/api/")
         async def get_core(request: Request) -> Response:
             address = request.headers.get("host", "")
             return root("/api", request, discovery.api_versions(core, address=address))
@@ -143,8 +173,7 @@ def _add_discovery(
         async def answer(request: Request) -> Response:
             return _plain(body, request)
 
-        for spelling in (path, path + "/"):
-            routes.add_api_route(spelling, answer, methods=["GET"])
+        route(path, path + "/")(answer)
 
     for group in {r.group for r in named}:
         serve(f"/apis/{group}", discovery.api_group([r for r in named if r.group == group]))
@@ -154,7 +183,9 @@ def _add_discovery(
 
 
 def _add_openapi(
-    routes: APIRouter, resources: Sequence[Resource], groups: dict[tuple[str, str], str]
+    route: Callable[..., Callable[[Handler], Handler]],
+    resources: Sequence[Resource],
+    groups: dict[tuple[str, str], str],
 ) -> None:
     swagger = openapi.openapi_v2(resources)
     json = Document.of(swagger)
@@ -168,7 +199,7 @@ def _add_openapi(
     }
     index = Document.of(openapi.openapi_v3_index({k: d.etag for k, d in versions.items()}))
 
-    @routes.get("/openapi/v2")
+    @route("/openapi/v2")
     async def get_v2(request: Request) -> Response:
         accept = request.headers.get("accept", "") or "*/*"
         for clause in negotiation.clauses(accept):
@@ -178,11 +209,11 @@ def _add_openapi(
                 return json.answer(request, modified)
         return Response(status_code=406)
 
-    @routes.get("/openapi/v3")
+    @route("/openapi/v3")
     async def get_v3(request: Request) -> Response:
         return index.answer(request, {})
 
-    @routes.get("/openapi/v3/{path:path}")
+    @route("/openapi/v3/{path:path}")
     async def get_v3_version(path: str, request: Request) -> Response:
         document = versions.get(path)
         if document is None:

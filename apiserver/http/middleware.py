@@ -1,61 +1,136 @@
-"""What every response carries, and how every failure becomes a Status. Pure ASGI.
+"""What every request passes and every response carries. Pure ASGI, outermost in the application.
 
-Outermost: an audit id, no caching unless the handler says otherwise, in-flight limits, and an
-answer in JSON for whatever goes wrong below.
+The request is read once (`request_info`), let in by the limits, counted, and whatever goes wrong
+below becomes a Status. Requests for resources go on past FastAPI's router: they are the hot path.
 """
 
+import asyncio
+import time
 import uuid
+from urllib.parse import parse_qsl
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import storage
 from apiserver.api import status
-from apiserver.http import responses
+from apiserver.http import negotiation, request_info, responses
+from apiserver.http.limits import Limits
+from apiserver.http.metrics import Asked, Metrics
+from apiserver.http.request_info import RequestInfo, Served
 
 CACHE = (b"cache-control", b"no-cache, private")
+CLOSE = (b"connection", b"close")
 
 log = structlog.get_logger()
 
 
 class Envelope:
-    """Wraps the application. A failure after the response began can only cut the connection."""
+    """Wraps the application. A failure after the response began can only cut the connection.
 
-    def __init__(self, app: ASGIApp) -> None:
+    While `draining` is set, clients are asked to come back on another connection.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        served: Served,
+        resources: ASGIApp,
+        limits: Limits,
+        metrics: Metrics,
+        draining: asyncio.Event,
+    ) -> None:
         self._app = app
+        self._served = served
+        self._resources = resources
+        self._limits = limits
+        self._metrics = metrics
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        audit = _audit_id(scope)
-        begun = False
+        received = time.perf_counter()
+        audit = _header(scope, b"audit-id")[:64] or str(uuid.uuid4()).encode()
+        code = 0
 
-        async def send_with_headers(message: Message) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                headers = [*message.get("headers", ()), (b"audit-id", audit)]
-                if not any(name == b"cache-control" for name, _ in headers):
-                    headers.append(CACHE)
-                message = {**message, "headers": headers}
+        async def answer(message: Message) -> None:
+            nonlocal code
+            if message["type"] in STARTS:
+                code = message.get("status", 101)
+                message = {**message, "headers": self._headers(message, audit)}
             await send(message)
 
+        query = scope["query"] = first_values(scope["query_string"])
+        info: RequestInfo | None = None
         try:
-            await self._app(scope, receive, send_with_headers)
+            method = scope.get("method", "GET")
+            info = request_info.parse(method, scope["path"], query, self._served)
+            scope["request_info"] = info
+            app = self._app if info is None else self._resources
+            await self._limits.run(
+                lambda: app(scope, receive, answer), info, query.get("timeout", "")
+            )
         except Exception as error:
-            if begun:
-                raise
             failure = _status(error, audit)
-            await responses.failure(failure)(scope, receive, send_with_headers)
+            if code:
+                raise
+            await _fail(failure, scope, receive, answer)
+        finally:
+            asked = Asked.of(info, scope.get("method", "GET"), _applies(info, scope))
+            seconds = time.perf_counter() - received
+            self._metrics.done(asked, query.get("dryRun", "")[:3], code, seconds)
+
+    def _headers(self, message: Message, audit: bytes) -> list[tuple[bytes, bytes]]:
+        headers = [*message.get("headers", ()), (b"audit-id", audit)]
+        if not any(name == b"cache-control" for name, _ in headers):
+            headers.append(CACHE)
+        if self._draining.is_set():
+            headers.append(CLOSE)
+        return headers
 
 
-def _audit_id(scope: Scope) -> bytes:
+STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
+def first_values(query: bytes) -> dict[str, str]:
+    """The query with the first value of each parameter, as Go's url.Values reads it."""
+    if not query:
+        return {}
+    return dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
+
+
+async def _fail(failure: status.StatusError, scope: Scope, receive: Receive, send: Send) -> None:
+    output = negotiation.for_errors(
+        _header(scope, b"accept").decode("latin-1"),
+        agent=_header(scope, b"user-agent").decode("latin-1"),
+        pretty=scope["query"].get("pretty"),
+    )
+    response = responses.failure(failure, output)
+    if scope["type"] == "websocket":
+        # Before the handshake is answered, this is still HTTP.
+        kind = "websocket.http.response"
+        headers = response.raw_headers
+        await send({"type": f"{kind}.start", "status": response.status_code, "headers": headers})
+        await send({"type": f"{kind}.body", "body": response.body})
+    else:
+        await response(scope, receive, send)
+
+
+def _header(scope: Scope, wanted: bytes) -> bytes:
     for name, value in scope["headers"]:
-        if name == b"audit-id":
-            given: bytes = value
-            return given[:64]
-    return str(uuid.uuid4()).encode()
+        if name == wanted:
+            found: bytes = value
+            return found
+    return b""
+
+
+def _applies(info: RequestInfo | None, scope: Scope) -> bool:
+    if info is None or info.verb != "patch":
+        return False
+    return _header(scope, b"content-type").startswith(negotiation.APPLY_PATCH.encode())
 
 
 def _status(error: Exception, audit: bytes) -> status.StatusError:

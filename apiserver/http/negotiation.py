@@ -20,6 +20,7 @@ APPLY_PATCH = "application/apply-patch+yaml"
 PATCHES = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, APPLY_PATCH)
 BROWSERS = ("curl", "Wget", "Mozilla/5.0")
 META = "meta.k8s.io"
+TRUE = ("1", "t", "T", "TRUE", "true", "True")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,15 @@ class Output:
     """A chosen representation.
 
     `transform` is "", "Table", "PartialObjectMetadata" or "PartialObjectMetadataList"; `version`
-    is the meta.k8s.io version of a transform.
+    is the meta.k8s.io version of a transform; `include` is what a row of a Table holds of its
+    object: None, Metadata or Object.
     """
 
     media: str = JSON
     transform: str = ""
     version: str = "v1"
     pretty: bool = False
+    include: str = "Metadata"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +65,14 @@ def clauses(accept: str) -> list[Clause]:
 
 
 def output(
-    accept: str, *, agent: str = "", pretty: str | None = None, stream: bool = False
+    accept: str,
+    *,
+    agent: str = "",
+    pretty: str | None = None,
+    include: str = "",
+    stream: bool = False,
 ) -> Output:
-    """The first clause that can be served. 406 where none can."""
+    """The first clause that can be served. 406 where none can, 400 for a bad `include`."""
     wanted = clauses(accept) or [Clause("*/*", {}, 1.0)]
     for clause in wanted:
         media = {"*/*": JSON, "application/*": JSON}.get(clause.media, clause.media)
@@ -73,7 +81,8 @@ def output(
         transform, version = clause.parameters.get("as", ""), clause.parameters.get("v", "v1")
         if transform and not _transforms(transform, version, clause.parameters.get("g")):
             continue
-        return Output(media, transform, version, _pretty(pretty, agent, clause))
+        held = _include(include) if transform == "Table" else ""
+        return Output(media, transform, version, _pretty(pretty, agent, clause), held)
     if stream:
         raise status.not_acceptable([f"{JSON};stream=watch"])
     raise status.not_acceptable([JSON, YAML])
@@ -85,10 +94,31 @@ def _transforms(transform: str, version: str, group: str | None) -> bool:
     return transform in ("Table", "PartialObjectMetadata", "PartialObjectMetadataList")
 
 
+def _include(asked: str) -> str:
+    if asked not in ("", "None", "Metadata", "Object"):
+        raise status.bad_request(
+            f'Unable to convert to Table as requested: includeObject: Invalid value: "{asked}":'
+            " must be 'Metadata', 'Object', 'None', or empty"
+        )
+    return asked or "Metadata"
+
+
+def for_errors(accept: str, *, agent: str, pretty: str | None) -> Output:
+    """How a Status is written: as the object would have been, but never transformed.
+
+    Whoever asked for a Table or for something unknown is taken for a person and gets it indented.
+    """
+    try:
+        found = output(accept, agent=agent, pretty=pretty)
+    except status.StatusError:
+        return Output(pretty=True)
+    return Output(found.media, pretty=found.pretty or bool(found.transform))
+
+
 def _pretty(asked: str | None, agent: str, clause: Clause) -> bool:
-    if asked is not None:
-        return asked.lower() not in ("0", "false")
-    return clause.parameters.get("pretty") in ("1", "true") or agent.startswith(BROWSERS)
+    if asked:
+        return asked in TRUE
+    return clause.parameters.get("pretty") in TRUE or agent.startswith(BROWSERS)
 
 
 def body(content_type: str) -> str:

@@ -10,15 +10,29 @@ from typing import Any
 
 from apiserver.api import status
 from apiserver.api.status import Cause
-from apiserver.registry.reader import ListOptions
+from apiserver.registry.reader import ListOptions, check_match
 from apiserver.registry.writer import Preconditions
 
 FIELD_VALIDATION = ("", "Ignore", "Strict", "Warn")
 PROPAGATION = ("Foreground", "Background", "Orphan")
 MANAGER_LIMIT = 128  # bytes
 INT64_DIGITS = 20
-SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 FINALIZERS = {"Foreground": "foregroundDeletion", "Orphan": "orphan"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchOptions:
+    """What a watch was asked.
+
+    `revision` is what it goes on after; with `state` it begins with the present objects, whose end
+    the annotated bookmark tells if it is `marked`. `timeout` is in seconds, None: not said.
+    """
+
+    revision: int | None
+    state: bool
+    marked: bool
+    bookmarks: bool
+    timeout: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +50,16 @@ class WriteOptions:
 
 @dataclass(frozen=True, slots=True)
 class DeleteOptions:
-    """What a delete was asked, from its body and its query together."""
+    """What a delete was asked, from its body and its query together.
+
+    `accepted`: a deletion that is not done at once is answered with 202, as of old for
+    orphanDependents=false.
+    """
 
     dry_run: bool = False
     preconditions: Preconditions = field(default_factory=Preconditions)
     finalizers: tuple[str, ...] = ()
+    accepted: bool = False
 
 
 def number(query: Mapping[str, str], name: str) -> int | None:
@@ -53,19 +72,6 @@ def number(query: Mapping[str, str], name: str) -> int | None:
     if len(text) > INT64_DIGITS or not -(1 << 63) <= int(text) < 1 << 63:
         raise _unreadable(name, f'strconv.ParseInt: parsing "{text}": value out of range')
     return int(text)
-
-
-def duration(text: str) -> float:
-    """Go's duration (`1m30s`) in seconds. `ValueError` with Go's words."""
-    if text == "0":
-        return 0.0
-    parts = re.findall(r"([0-9]*\.?[0-9]+|[0-9]+\.)(ns|us|µs|ms|s|m|h)", text)
-    sign, digits = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))
-    if not digits or "".join(value + unit for value, unit in parts) != digits:
-        if re.fullmatch(r"[0-9]*\.?[0-9]+", digits):
-            raise ValueError(f'time: missing unit in duration "{text}"')
-        raise ValueError(f'time: invalid duration "{text}"')
-    return sign * sum(float(value) * SECONDS[unit] for value, unit in parts)
 
 
 def truth(query: Mapping[str, str], name: str) -> bool | None:
@@ -92,6 +98,20 @@ def listing(query: Mapping[str, str]) -> ListOptions:
         match=query.get("resourceVersionMatch", ""),
         limit=max(number(query, "limit") or 0, 0),
         token=query.get("continue", ""),
+    )
+
+
+def watching(query: Mapping[str, str]) -> WatchOptions:
+    """400 or 422 for what a watch cannot be asked."""
+    asked, initial = listing(query), truth(query, "sendInitialEvents")
+    check_match("ListOptions", asked, watch=True, initial=initial)
+    seconds = number(query, "timeoutSeconds")
+    return WatchOptions(
+        revision=asked.revision,
+        state=not asked.revision if initial is None else initial,
+        marked=bool(initial),
+        bookmarks=bool(truth(query, "allowWatchBookmarks")),
+        timeout=max(float(seconds), 0.0) if seconds else None,
     )
 
 
@@ -182,6 +202,7 @@ def deleting(query: Mapping[str, str], values: list[str], body: Mapping[str, Any
         bool(dry),
         Preconditions(demands.get("uid"), demands.get("resourceVersion")),
         (finalizer,) if finalizer else (),
+        accepted=orphan is False,
     )
 
 

@@ -1,7 +1,7 @@
 """What a URL and method ask for: resource, namespace, name, subresource and verb.
 
-Pure; k8s.io/apiserver `pkg/endpoints/request/requestinfo.go` in small. The resource app calls it
-first on every request. It takes every spelling of the path that the post of 2016 shows: a trailing
+Pure; k8s.io/apiserver `pkg/endpoints/request/requestinfo.go` in small. The envelope calls it first
+on every request. It takes every spelling of the path that the post of 2016 shows: a trailing
 slash, no `/apis` in front, `namespace` for `namespaces`.
 """
 
@@ -12,7 +12,9 @@ from apiserver.api import builtin, status
 from apiserver.api.resource import Resource
 
 METHODS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch"}
-ON_COLLECTION = frozenset({"list", "watch", "create", "deletecollection"})
+WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
+
+Served = Mapping[tuple[str, str], Mapping[str, Resource]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,21 @@ class RequestInfo:
     name: str = ""
     subresource: str = ""
 
+    @property
+    def scope(self) -> str:
+        """What metrics call it: resource, namespace or cluster."""
+        if self.name or self.verb == "create":
+            return "resource"
+        return "namespace" if self.namespace else "cluster"
+
+
+def by_version(resources: Sequence[Resource]) -> Served:
+    """The resources by group version and plural."""
+    table: dict[tuple[str, str], dict[str, Resource]] = {}
+    for resource in resources:
+        table.setdefault((resource.group, resource.version), {})[resource.plural] = resource
+    return table
+
 
 def watch_wanted(query: Mapping[str, str]) -> bool:
     """Any value but 0 and false counts as true (`pkg/runtime/conversion.go`)."""
@@ -32,29 +49,32 @@ def watch_wanted(query: Mapping[str, str]) -> bool:
     return value is not None and value.lower() not in ("0", "false")
 
 
-def parse(
-    method: str, path: str, query: Mapping[str, str], resources: Sequence[Resource]
-) -> RequestInfo:
-    """404 for a path that names nothing served here, 405 for a method it does not take."""
+def parse(method: str, path: str, query: Mapping[str, str], served: Served) -> RequestInfo | None:
+    """The request for a resource; None for every other path, discovery among them.
+
+    404 for what does not exist below a group that is served, 405 for a method it does not take.
+    """
     parts = path.strip("/").split("/")
-    if "" in parts:
-        raise status.unknown_path()
     if parts[0] == builtin.NETWORKPOLICYS.group:
         parts.insert(0, "apis")
-    if parts[0] == "api":
+    elif parts[0] == "api":
         parts.insert(1, "")
-    group, version, *rest = (*parts[1:3], *parts[3:])
-    served = {r.plural: r for r in resources if r.group == group and r.version == version}
-    watching = rest[:1] == ["watch"]
-    if watching:
-        rest = rest[1:]
-    resource, namespace, name, subresource = _target(rest, served)
+    if parts[0] not in ("api", "apis") or len(parts) < 3:
+        return None
+    group, version, *rest = parts[1:]
+    resources = served.get((group, version))
+    if resources is None:
+        if version and any(known == group for known, _ in served):
+            raise status.unknown_path()
+        return None
+    if not rest:
+        return None
+    watching = rest[0] == "watch"
+    resource, namespace, name, subresource = _target(rest[watching:], resources)
     if name or watching:
         verb = _verb_on_object(method, watching)
     else:
         verb = _verb_on_collection(method, query)
-    if watching and name:
-        return RequestInfo("watch", resource, namespace, name)
     if verb in ("create", "deletecollection") and resource.namespaced and not namespace:
         raise status.method_not_allowed()
     if subresource and verb not in ("get", "update", "patch"):
@@ -67,9 +87,10 @@ def _target(rest: list[str], served: Mapping[str, Resource]) -> tuple[Resource, 
     if rest[:1] == ["namespace"]:
         rest = ["namespaces", *rest[1:]]
     if rest[:1] == ["namespaces"] and len(rest) >= 3 and rest[2] in served:
+        # An empty namespace stands for all of them, as clients without one write it.
         namespace, rest = rest[1], rest[2:]
     resource = served.get(rest[0]) if rest else None
-    if resource is None or len(rest) > 3 or (namespace and not resource.namespaced):
+    if resource is None or len(rest) > 3 or "" in rest or (namespace and not resource.namespaced):
         raise status.unknown_path()
     if resource.namespaced and not namespace and len(rest) > 1:
         raise status.unknown_path()
@@ -93,7 +114,8 @@ def _verb_on_object(method: str, watching: bool) -> str:
 
 def _verb_on_collection(method: str, query: Mapping[str, str]) -> str:
     if method in ("GET", "HEAD"):
-        return "watch" if watch_wanted(query) else "list"
+        # Nobody reads the stream of a HEAD: it gets the headers of the list.
+        return "watch" if watch_wanted(query) and method == "GET" else "list"
     if method == "POST":
         return "create"
     if method == "DELETE":

@@ -17,19 +17,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from apiserver.api import json_patch, managedfields, patch, selectors, status, strict
 from apiserver.cache.cacher import Cacher
 from apiserver.cache.session import View
-from apiserver.http import body, negotiation, options, request_info, responses
+from apiserver.http import body, negotiation, options, responses
+from apiserver.http.metrics import Metrics
 from apiserver.http.negotiation import Output
 from apiserver.http.request_info import RequestInfo
 from apiserver.http.watch import Watch
-from apiserver.registry.reader import ListOptions, Reader, check_match
+from apiserver.registry.reader import Reader, check_match
 from apiserver.registry.strategy import Strategy
 from apiserver.registry.writer import Where, Writer, Written
 
-INCLUDES = ("None", "Metadata", "Object")
-
 
 class Resources:
-    """The ASGI application; `stopping` ends every watch."""
+    """The ASGI application; `stopping` ends every watch.
+
+    A watch without a timeout of its own ends after once to twice `min_watch` seconds.
+    """
 
     def __init__(
         self,
@@ -38,22 +40,30 @@ class Resources:
         reader: Reader,
         writer: Writer,
         cacher: Cacher,
+        metrics: Metrics,
         stopping: asyncio.Event,
         clock: Callable[[], float],
         rand: random.Random,
+        min_watch: float,
     ) -> None:
         self._strategies = {strategy.resource.prefix: strategy for strategy in strategies}
-        self._resources = [strategy.resource for strategy in strategies]
         self._reader = reader
         self._writer = writer
         self._cacher = cacher
+        self._metrics = metrics
         self._stopping = stopping
         self._clock = clock
         self._rand = rand
+        self._min_watch = min_watch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve `scope["request_info"]`; a WebSocket may ask for a watch and nothing else."""
+        info: RequestInfo = scope["request_info"]
+        if scope["type"] == "websocket":
+            if info.verb != "watch":
+                raise status.bad_request("only a watch can be asked for over a WebSocket")
+            scope = {**scope, "type": "http", "method": "GET", "websocket": True}
         request = Request(scope, receive)
-        info = request_info.parse(request.method, scope["path"], _first(request), self._resources)
         serve = getattr(self, f"_{info.verb}")
         response: ASGIApp = await serve(info, request)
         await response(scope, receive, send)
@@ -61,48 +71,37 @@ class Resources:
     async def _get(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
         where = self._where(info)
-        revision = options.revision(_first(request))
+        revision = options.revision(request.scope["query"])
         item = await self._reader.get(info.resource, where.key, info.name, revision)
-        return responses.stored(
-            item.data, info.resource, output, now=self._clock(), include=_include(request)
-        )
+        response = responses.stored(item.data, info.resource, output, now=self._clock())
+        return await self._compressed(response, request)
 
     async def _list(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
-        query = _first(request)
+        query = request.scope["query"]
         asked = options.listing(query)
         initial = options.truth(query, "sendInitialEvents")
         check_match("ListOptions", asked, watch=False, initial=initial)
         found = await self._reader.list(info.resource, self._view(info, query), asked)
-        return responses.listing(
-            found, info.resource, output, now=self._clock(), include=_include(request)
-        )
+        response = responses.listing(found, info.resource, output, now=self._clock())
+        return await self._compressed(response, request)
 
     async def _watch(self, info: RequestInfo, request: Request) -> ASGIApp:
         output = self._output(request, stream=True)
-        query = _first(request)
-        revision = options.revision(query)
-        initial = options.truth(query, "sendInitialEvents")
-        asked = ListOptions(revision=revision, match=query.get("resourceVersionMatch", ""))
-        check_match("ListOptions", asked, watch=True, initial=initial)
         if output.transform:
-            responses.transform(info.resource, output, include=_include(request), now=0)
-        seconds = options.number(query, "timeoutSeconds")
+            responses.transform(info.resource, output, now=0)
+        query = request.scope["query"]
         return Watch(
             cacher=self._cacher,
             reader=self._reader,
             resource=info.resource,
             view=self._view(info, query),
             output=output,
-            include=_include(request),
-            revision=revision,
-            state=not revision if initial is None else initial,
-            initial=bool(initial),
-            bookmarks=bool(options.truth(query, "allowWatchBookmarks")),
-            timeout=max(float(seconds), 0.0) if seconds else None,
+            asked=options.watching(query),
+            metrics=self._metrics,
             stopping=self._stopping,
             clock=self._clock,
-            rand=self._rand,
+            deadline=self._min_watch * (1 + self._rand.random()),
         )
 
     async def _create(self, info: RequestInfo, request: Request) -> Response:
@@ -198,7 +197,10 @@ class Resources:
             dry_run=asked.dry_run,
         )
         if not written.deleted:
-            return self._written(written, [], info, output, request)
+            response = self._written(written, [], info, output, request)
+            if asked.accepted:
+                response.status_code = 202
+            return response
         metadata = orjson.loads(written.data)["metadata"]
         details = {
             "name": info.name,
@@ -220,7 +222,7 @@ class Resources:
     async def _deletecollection(self, info: RequestInfo, request: Request) -> Response:
         self._output(request)
         asked = await self._deleting(request)
-        query = _first(request)
+        query = request.scope["query"]
         found = await self._reader.list(
             info.resource, self._view(info, query), options.listing(query)
         )
@@ -257,17 +259,22 @@ class Resources:
         )
 
     def _output(self, request: Request, *, stream: bool = False) -> Output:
+        query = request.scope["query"]
         return negotiation.output(
             request.headers.get("accept", ""),
             agent=request.headers.get("user-agent", ""),
-            pretty=request.query_params.get("pretty"),
+            pretty=query.get("pretty"),
+            include=query.get("includeObject", ""),
             stream=stream,
         )
+
+    async def _compressed(self, response: Response, request: Request) -> Response:
+        return await responses.compressed(response, request.headers.get("accept-encoding", ""))
 
     def _writing(self, kind: str, request: Request, *, apply: bool = False) -> options.WriteOptions:
         return options.writing(
             kind,
-            _first(request),
+            request.scope["query"],
             request.query_params.getlist("dryRun"),
             agent=request.headers.get("user-agent", ""),
             apply=apply,
@@ -277,15 +284,18 @@ class Resources:
         data = await body.read(request)
         given: Any = {}
         if data:
-            negotiation.body(request.headers.get("content-type", ""))
-            given, _ = strict.decode_json(data)
+            media = negotiation.body(request.headers.get("content-type", ""))
+            decode = strict.decode_yaml if media == negotiation.YAML else strict.decode_json
+            given, _ = decode(data)
             if not isinstance(given, dict):
                 raise status.bad_request("DeleteOptions must be an object")
             if given.get("kind") not in (None, "", "DeleteOptions"):
                 raise status.bad_request(
                     f'no kind "{given["kind"]}" is registered for deletion; use DeleteOptions'
                 )
-        return options.deleting(_first(request), request.query_params.getlist("dryRun"), given)
+        return options.deleting(
+            request.scope["query"], request.query_params.getlist("dryRun"), given
+        )
 
     def _written(
         self,
@@ -300,25 +310,9 @@ class Resources:
             info.resource,
             output,
             now=self._clock(),
-            include=_include(request),
             code=201 if written.created else 200,
         )
         return responses.with_warnings(response, [*warnings, *written.warnings])
-
-
-def _first(request: Request) -> dict[str, str]:
-    """The query with the first value of each parameter, as Go's url.Values reads it."""
-    return dict(reversed(request.query_params.multi_items()))
-
-
-def _include(request: Request) -> str:
-    asked = request.query_params.get("includeObject") or "Metadata"
-    if asked not in INCLUDES:
-        raise status.bad_request(
-            f'Unable to convert to Table as requested: includeObject: Invalid value: "{asked}":'
-            " must be 'Metadata', 'Object', 'None', or empty"
-        )
-    return asked
 
 
 def _patched(media: str, old: dict[str, Any], change: Any, info: RequestInfo) -> dict[str, Any]:

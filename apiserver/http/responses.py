@@ -1,5 +1,7 @@
 """Turn objects, listings and errors into responses in the negotiated representation."""
 
+import asyncio
+import gzip
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,18 +15,17 @@ from apiserver.registry.reader import Listing
 
 WARNINGS_LIMIT = 4096  # runes of all warnings together; beyond it each is cut to 256
 WARNING_LIMIT = 256
+COMPRESS_FROM = 128 * 1024  # bytes, as upstream
 
 
-def failure(error: status.StatusError) -> Response:
-    """A Status as JSON, whatever was asked for: every client reads it."""
-    response = Response(
-        encoding.dumps(error.as_json()) + b"\n",
-        status_code=error.code,
-        media_type=JSON,
-        headers=error.headers,
-    )
+def failure(error: status.StatusError, output: Output) -> Response:
+    """A Status, never as a Table, whatever was asked for: every client reads it."""
+    response = _rendered(error.as_json(), output, error.code)
+    response.headers.update(error.headers)
     if error.retry_after:
         response.headers["Retry-After"] = str(error.retry_after)
+    if error.code == 403:
+        response.headers["X-Content-Type-Options"] = "nosniff"
     return response
 
 
@@ -40,7 +41,6 @@ def stored(
     output: Output,
     *,
     now: float,
-    include: str = "Metadata",
     code: int = 200,
 ) -> Response:
     """One object. Plain JSON carries the stored bytes; anything else decodes them."""
@@ -48,26 +48,31 @@ def stored(
         return Response(data + b"\n", status_code=code, media_type=JSON)
     obj = orjson.loads(data)
     if output.transform:
-        obj = transform(resource, output, include=include, now=now)([obj])
+        obj = transform(resource, output, now=now)(obj)
     return _rendered(obj, output, code)
 
 
 def transform(
-    resource: Resource, output: Output, *, include: str, now: float, headers: bool = True
-) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    resource: Resource, output: Output, *, now: float, headers: bool = True
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """How one object becomes what `Accept: …;as=…` asks for. 406 for a list of it."""
     if output.transform == "PartialObjectMetadataList":
-        raise status.not_acceptable([JSON, YAML])
+        error = status.not_acceptable([JSON, YAML])
+        error.message = (
+            "you requested PartialObjectMetadataList, but the requested object is not a list"
+            f" ({resource.kind})"
+        )
+        raise error
 
-    def convert(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    def convert(obj: dict[str, Any]) -> dict[str, Any]:
         if output.transform == "PartialObjectMetadata":
-            partial: dict[str, Any] = table.partial_metadata(objects[0], version=output.version)
+            partial: dict[str, Any] = table.partial_metadata(obj, version=output.version)
             return partial
         made: dict[str, Any] = table.table(
             resource,
-            objects,
-            list_meta={"resourceVersion": objects[0]["metadata"].get("resourceVersion", "")},
-            include=include,
+            [obj],
+            list_meta={"resourceVersion": obj["metadata"].get("resourceVersion", "")},
+            include=output.include,
             version=output.version,
             now=now,
             headers=headers,
@@ -77,9 +82,7 @@ def transform(
     return convert
 
 
-def listing(
-    found: Listing, resource: Resource, output: Output, *, now: float, include: str
-) -> Response:
+def listing(found: Listing, resource: Resource, output: Output, *, now: float) -> Response:
     """A list. Plain JSON joins stored bytes; a Table or metadata list decodes each object."""
     if not output.transform and output.media == JSON and not output.pretty:
         return Response(_joined(found, resource) + b"\n", media_type=JSON)
@@ -98,7 +101,12 @@ def listing(
     if output.transform == "Table":
         objects = [item.parse() for item in found.items]
         body = table.table(
-            resource, objects, list_meta=meta, include=include, version=output.version, now=now
+            resource,
+            objects,
+            list_meta=meta,
+            include=output.include,
+            version=output.version,
+            now=now,
         )
     elif output.transform:
         objects = [item.parse() for item in found.items]
@@ -112,6 +120,17 @@ def list_of(items: Iterable[bytes], resource: Resource, revision: int) -> Respon
     """The list that deletecollection answers with."""
     body = encoding.join_list(resource.list_kind, resource.api_version, revision, items, "", None)
     return Response(body + b"\n", media_type=JSON)
+
+
+async def compressed(response: Response, accept_encoding: str) -> Response:
+    """Large bodies compressed, in a thread, for whoever can read that (`writers.go`)."""
+    if len(response.body) <= COMPRESS_FROM or "gzip" not in accept_encoding:
+        return response
+    content = await asyncio.to_thread(gzip.compress, bytes(response.body), 1, mtime=0)
+    headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    smaller = Response(content, response.status_code, headers, response.media_type)
+    smaller.raw_headers += [pair for pair in response.raw_headers if pair[0] == b"warning"]
+    return smaller
 
 
 def with_warnings(response: Response, warnings: Iterable[str]) -> Response:

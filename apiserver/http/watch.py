@@ -1,13 +1,12 @@
-"""Serve a watch: the cache's changes as chunked JSON lines until time, client or server ends it.
+"""Serve a watch: the cache's changes as JSON lines until time, client or server ends it.
 
-The pure session decides what the client sees; this reads the ring, encodes and sends. What is
-ready goes out as one chunk. A client that is slower than the ring is ended with 410 and lists
-again: nobody waits for it.
+The pure session decides what the client sees; this reads the ring, encodes and sends. A client
+that is slower than the ring is ended with 410 and lists again: nobody waits for it.
 """
 
 import asyncio
-import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -18,22 +17,23 @@ from apiserver.cache.cacher import Cacher
 from apiserver.cache.objects import Object, Objects
 from apiserver.cache.ring import Expired, Overrun
 from apiserver.cache.session import Seen, View
-from apiserver.http import responses
-from apiserver.http.negotiation import JSON, Output
+from apiserver.http import responses, stream
+from apiserver.http.metrics import Metrics
+from apiserver.http.negotiation import Output
+from apiserver.http.options import WatchOptions
+from apiserver.http.stream import Stream
 from apiserver.registry.reader import Reader
 
-BATCH = 1_000  # changes in one chunk
+BATCH = 1_000  # changes in one write
 BOOKMARK = 30.0  # seconds: a heartbeat that also defeats the idle timeouts of load balancers
 LAST_BOOKMARK = 2.0  # seconds before the deadline
-MIN_TIMEOUT = 1800.0  # seconds; the deadline is drawn from once to twice that, as upstream
 INITIAL_END = "k8s.io/initial-events-end"
 
 
 class Watch:
-    """An ASGI application that is one watch stream.
+    """An ASGI application that is one watch, over HTTP or a WebSocket.
 
-    `start` is the revision to watch after; None starts with the present state, and `initial`
-    marks its end with the annotated bookmark.
+    It ends `deadline` seconds after its start where the client asked for no other time.
     """
 
     def __init__(
@@ -44,75 +44,61 @@ class Watch:
         resource: Resource,
         view: View,
         output: Output,
-        include: str,
-        revision: int | None,
-        state: bool,
-        initial: bool,
-        bookmarks: bool,
-        timeout: float | None,
+        asked: WatchOptions,
+        metrics: Metrics,
         stopping: asyncio.Event,
         clock: Callable[[], float],
-        rand: random.Random,
+        deadline: float,
     ) -> None:
         self._cacher = cacher
         self._reader = reader
         self._resource = resource
         self._view = view
         self._output = output
-        self._include = include
-        self._revision = revision
-        self._state = state
-        self._initial = initial
-        self._bookmarks = bookmarks
-        self._timeout = timeout if timeout is not None else MIN_TIMEOUT * (1 + rand.random())
+        self._asked = asked
+        self._sent = metrics.watch_events(resource)
+        self._open = metrics.open_watches(resource)
         self._stopping = stopping
         self._clock = clock
+        self._timeout = deadline if asked.timeout is None else asked.timeout
         self._headers = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send until the deadline, a disconnect or the server's stop, then end cleanly."""
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [(b"content-type", JSON.encode())],
-            }
+        out = stream.of(scope, receive, send)
+        await out.open()
+        tasks = (
+            asyncio.create_task(self._stream(out), name="watch"),
+            asyncio.create_task(out.gone(), name="watch disconnect"),
+            asyncio.create_task(self._stopping.wait(), name="watch stop"),
         )
-        # An empty chunk would end the body: a first send without one only flushes the headers.
-        await send({"type": "http.response.body", "body": b"", "more_body": True})
-        stream = asyncio.create_task(self._stream(send), name="watch")
-        gone = asyncio.create_task(_disconnected(receive), name="watch disconnect")
-        stop = asyncio.create_task(self._stopping.wait(), name="watch stop")
+        self._open.inc()
         try:
-            await asyncio.wait(
-                (stream, gone, stop),
-                timeout=self._timeout,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await asyncio.wait(tasks, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (stream, gone, stop):
+            self._open.dec()
+            for task in tasks:
                 task.cancel()
-            outcomes = await asyncio.gather(stream, gone, stop, return_exceptions=True)
-        failed = outcomes[0]
-        if isinstance(failed, Exception):
-            raise failed
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        if isinstance(outcomes[0], Exception):
+            raise outcomes[0]
+        await out.close()
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, out: Stream) -> None:
         try:
-            await self._run(send)
+            await self._run(out)
         except Expired as error:
-            text = f"too old resource version: {self._revision} ({error.oldest})"
-            await self._send(send, self._error(status.expired(text)))
+            text = f"too old resource version: {self._asked.revision} ({error.oldest})"
+            await out.write([_error(status.expired(text))])
         except Overrun:
             text = "the watch fell behind the events that are kept; list again"
-            await self._send(send, self._error(status.expired(text)))
+            await out.write([_error(status.expired(text))])
         except status.StatusError as error:
-            await self._send(send, self._error(error))
+            await out.write([_error(error)])
 
-    async def _run(self, send: Send) -> None:
+    async def _run(self, out: Stream) -> None:
         with self._cacher.waker() as waker:
-            objects, revision = await self._begin(send)
+            objects, revision = await self._begin(out)
             position = await self._position(objects, revision, waker)
             loop = asyncio.get_running_loop()
             begun = loop.time()
@@ -124,35 +110,46 @@ class Watch:
                     raise Overrun
                 changes = objects.ring.read(position, BATCH)
                 position += len(changes)
-                lines = [self._line(event) for event in session.seen(self._view, changes)]
-                if lines:
-                    await self._send(send, b"".join(lines))
-                    beat = loop.time() + BOOKMARK
+                if changes:
+                    lines = [self._line(event) for event in session.seen(self._view, changes)]
+                    if lines:
+                        await self._write(out, lines)
+                        beat = loop.time() + BOOKMARK
                 if position < objects.ring.end:
+                    continue
+                if not self._asked.bookmarks:
+                    await waker.wait()
                     continue
                 due = min(beat, last) if last > loop.time() else beat
                 try:
-                    async with asyncio.timeout_at(due if self._bookmarks else None):
+                    async with asyncio.timeout_at(due):
                         await waker.wait()
                 except TimeoutError:
                     if position == objects.ring.end:
-                        await self._send(send, self._bookmark(objects.revision))
+                        await out.write([self._bookmark(objects.revision)])
                     beat = loop.time() + BOOKMARK
                     if loop.time() >= last:
                         last = float("-inf")
 
-    async def _begin(self, send: Send) -> tuple[Objects, int]:
+    async def _begin(self, out: Stream) -> tuple[Objects, int]:
         """Send the starting state where one is wanted; what to follow, and after what."""
         await self._cacher.until_ready()
-        if not self._state:
-            return self._cacher.objects(self._resource), self._revision or 0
-        found = await self._reader.state(self._resource, self._view, self._revision)
+        if not self._asked.state:
+            return self._cacher.objects(self._resource), await self._start()
+        found = await self._reader.state(self._resource, self._view, self._asked.revision)
         objects = self._cacher.objects(self._resource)
         for first in range(0, len(found.items), BATCH):
-            await self._send(send, self._lines(session.initial(found.items[first : first + BATCH])))
-        if self._initial:
-            await self._send(send, self._bookmark(found.revision, end=True))
+            items = found.items[first : first + BATCH]
+            await self._write(out, [self._line(event) for event in session.initial(items)])
+        if self._asked.marked:
+            await out.write([self._bookmark(found.revision, end=True)])
         return objects, found.revision
+
+    async def _start(self) -> int:
+        """Without a state to send, a watch from no revision or 0 begins at the newest one."""
+        if self._asked.revision:
+            return self._asked.revision
+        return await self._reader.newest()
 
     async def _position(self, objects: Objects, revision: int, waker: asyncio.Event) -> int:
         """Where the ring goes on after a revision; one of the future is waited for."""
@@ -163,26 +160,24 @@ class Watch:
                 raise Overrun
         return objects.ring.after(revision)
 
-    def _lines(self, events: Iterable[Seen]) -> bytes:
-        return b"".join([self._line(event) for event in events])
+    async def _write(self, out: Stream, lines: Sequence[bytes]) -> None:
+        self._sent.add(lines)
+        await out.write(lines)
 
     def _line(self, event: Seen) -> bytes:
         if not self._output.transform:
             if event.change is not None:
                 return event.change.line(event.type, event.item)
             return _line(event.type, event.item)
-        convert = responses.transform(
-            self._resource,
-            self._output,
-            include=self._include,
-            now=self._clock(),
-            headers=self._headers,
-        )
+        obj = self._transformed(event.item.parse(), headers=self._headers)
         self._headers = False
-        return b'{"type":"%s","object":%s}\n' % (
-            event.type.encode(),
-            encoding.dumps(convert([event.item.parse()])),
+        return encoding.dumps({"type": event.type, "object": obj}) + b"\n"
+
+    def _transformed(self, obj: dict[str, Any], *, headers: bool) -> dict[str, Any]:
+        convert = responses.transform(
+            self._resource, self._output, now=self._clock(), headers=headers
         )
+        return convert(obj)
 
     def _bookmark(self, revision: int, *, end: bool = False) -> bytes:
         metadata: dict[str, object] = {"resourceVersion": str(revision)}
@@ -194,28 +189,13 @@ class Watch:
             "metadata": metadata,
         }
         if self._output.transform:
-            convert = responses.transform(
-                self._resource,
-                self._output,
-                include=self._include,
-                now=self._clock(),
-                headers=False,
-            )
-            obj = convert([obj])
+            obj = self._transformed(obj, headers=False)
         return encoding.dumps({"type": "BOOKMARK", "object": obj}) + b"\n"
 
-    def _error(self, error: status.StatusError) -> bytes:
-        return encoding.dumps({"type": "ERROR", "object": error.as_json()}) + b"\n"
 
-    async def _send(self, send: Send, body: bytes) -> None:
-        if body:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+def _error(error: status.StatusError) -> bytes:
+    return encoding.dumps({"type": "ERROR", "object": error.as_json()}) + b"\n"
 
 
 def _line(kind: str, item: Object) -> bytes:
     return b'{"type":"%s","object":%s}\n' % (kind.encode(), item.data)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -5,7 +5,7 @@ no resourceVersion means the newest state, 0 any state, N a state not older (or,
 N). Lists hold stored bytes; nothing is decoded but what a field selector asks for.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import storage
@@ -105,6 +105,12 @@ class Reader:
         """What a watch that wants the present state starts from."""
         return await self.list(resource, view, ListOptions(revision=revision, match="NotOlderThan"))
 
+    async def newest(self) -> int:
+        """The newest revision there is, once the cache has it."""
+        revision = await self._store.revision()
+        await self._cacher.caught_up(revision, timeout=FUTURE_WAIT)
+        return revision
+
     async def _current(self, revision: int | None) -> bool:
         """Wait until the cache has what the client is owed; False where the store must be asked."""
         await self._cacher.until_ready()
@@ -151,47 +157,53 @@ class Reader:
 
 def check_match(kind: str, options: ListOptions, *, watch: bool, initial: bool | None) -> None:
     """422 for the combinations that `ListOptions` forbids (`internalversion/validation`)."""
-
-    def refuse(field: str, message: str, reason: str = "FieldValueForbidden") -> None:
-        raise status.invalid_options(kind, Cause(reason, message, field))
-
     match = options.match
-    if match not in ("", "Exact", "NotOlderThan"):
-        refuse(
-            "resourceVersionMatch",
-            f'Unsupported value: "{match}": supported values: "Exact", "NotOlderThan", ""',
-            "FieldValueNotSupported",
-        )
+    causes = []
     if watch:
-        if initial is not None and match != "NotOlderThan":
-            refuse(
-                "resourceVersionMatch",
-                "Forbidden: sendInitialEvents requires setting resourceVersionMatch to"
-                " NotOlderThan",
-            )
-        if initial is None and match:
-            refuse(
-                "resourceVersionMatch",
-                "Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents"
-                " is provided",
-            )
-        return
-    if initial is not None:
-        refuse("sendInitialEvents", "Forbidden: sendInitialEvents is forbidden for list")
-    if match and options.token:
-        refuse(
+        supported, forbidden = '"NotOlderThan"', _forbidden_for_watch(match, initial)
+    else:
+        supported = '"Exact", "NotOlderThan", ""'
+        forbidden = _forbidden_for_list(match, options, initial)
+    causes += [Cause("FieldValueForbidden", f"Forbidden: {why}", name) for name, why in forbidden]
+    if match not in ("", "NotOlderThan") and (watch or match != "Exact"):
+        text = f'Unsupported value: "{match}": supported values: {supported}'
+        causes.append(Cause("FieldValueNotSupported", text, "resourceVersionMatch"))
+    if causes:
+        raise status.invalid_options(kind, *causes)
+
+
+def _forbidden_for_watch(match: str, initial: bool | None) -> Iterator[tuple[str, str]]:
+    if initial is not None and match != "NotOlderThan":
+        yield (
             "resourceVersionMatch",
-            "Forbidden: resourceVersionMatch is forbidden when continue is provided",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        )
+    if initial is None and match:
+        yield (
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        )
+
+
+def _forbidden_for_list(
+    match: str, options: ListOptions, initial: bool | None
+) -> Iterator[tuple[str, str]]:
+    if initial is not None:
+        yield "sendInitialEvents", "sendInitialEvents is forbidden for list"
+    if match and options.token:
+        yield (
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden when continue is provided",
         )
     if match and options.revision is None:
-        refuse(
+        yield (
             "resourceVersionMatch",
-            "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
         )
     if match == "Exact" and options.revision == 0:
-        refuse(
+        yield (
             "resourceVersionMatch",
-            'Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
+            'resourceVersionMatch "exact" is forbidden for resourceVersion "0"',
         )
 
 

@@ -1,0 +1,70 @@
+"""How much the server takes on at once, and how long a request may last.
+
+k8s.io/apiserver `pkg/server/filters`: `maxinflight.go` and `timeout.go`. A watch is exempt from
+both; it has its own deadline.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from apiserver.api import duration, status
+from apiserver.http.request_info import WRITES, RequestInfo
+
+WRITE_TIMEOUT = 34.0  # seconds that a write may take, as upstream: less than its clients wait
+
+
+@dataclass(slots=True)
+class Limits:
+    """Counts the requests under way. `timeout` is in seconds; a write has 34 of them at most."""
+
+    reads: int
+    writes: int
+    timeout: float
+    stopping: asyncio.Event
+    reading: int = 0
+    writing: int = 0
+
+    async def run(
+        self, call: Callable[[], Awaitable[None]], info: RequestInfo | None, asked: str
+    ) -> None:
+        """Do a request. 429 beyond the limits, 503 while stopping, 504 after its time.
+
+        `asked` is the client's own `timeout`, a Go duration or empty: 400 where it is none.
+        """
+        if info is not None and info.verb == "watch":
+            await call()
+            return
+        if self.stopping.is_set() and info is not None:
+            raise status.unavailable("apiserver is shutting down")
+        write = info is not None and info.verb in WRITES
+        seconds = min(self.timeout, WRITE_TIMEOUT) if write else self.timeout
+        if asked:
+            seconds = min(seconds, _seconds(asked) or seconds)
+        if (self.writing if write else self.reading) >= (self.writes if write else self.reads):
+            raise status.too_many_requests()
+        self._count(write, 1)
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                await call()
+        except TimeoutError:
+            if limit.expired():
+                raise status.timed_out() from None
+            raise
+        finally:
+            self._count(write, -1)
+
+    def _count(self, write: bool, step: int) -> None:
+        if write:
+            self.writing += step
+        else:
+            self.reading += step
+
+
+def _seconds(text: str) -> float:
+    try:
+        return max(duration.parse(text), 0.0)
+    except ValueError as error:
+        raise status.bad_request(
+            f"invalid timeout specified in the request URL - {error}"
+        ) from error

@@ -119,10 +119,15 @@ def create_app(
         redirect_slashes=False,
     )
     served = [strategy.resource for strategy in STRATEGIES]
-    app.include_router(discovery.router(served))
-    app.include_router(probes.router({"healthz": live, "livez": {"ping": ping}, "readyz": ready}))
-    app.router.routes.append(Route("/metrics", metrics.serve))
-    index = discovery.Index(app.routes)
+    routers = (
+        discovery.router(served),
+        probes.router({"healthz": live, "livez": {"ping": ping}, "readyz": ready}),
+    )
+    for router in routers:
+        app.include_router(router)
+    exposition = Route("/metrics", metrics.serve)
+    index = discovery.Index([exposition, *(route for r in routers for route in r.routes)])
+    app.router.routes.append(exposition)
     app.router.routes.append(Route("/", index.found))
     app.router.default = index
     app.add_middleware(

@@ -26,7 +26,6 @@ NAMESPACES = Resource(
     columns=columns.NAMESPACES,
     short_names=("ns",),
     status=True,
-    fields=("status.phase",),
 )
 PODS = Resource(
     group="",
@@ -40,16 +39,6 @@ PODS = Resource(
     short_names=("po",),
     categories=("all",),
     status=True,
-    fields=(
-        "spec.nodeName",
-        "spec.restartPolicy",
-        "spec.schedulerName",
-        "spec.serviceAccountName",
-        "spec.hostNetwork",
-        "status.phase",
-        "status.podIP",
-        "status.nominatedNodeName",
-    ),
 )
 EVENTS = Resource(
     group="",
@@ -61,19 +50,6 @@ EVENTS = Resource(
     schema="io.k8s.api.core.v1.Event",
     columns=columns.EVENTS,
     short_names=("ev",),
-    fields=(
-        "involvedObject.kind",
-        "involvedObject.namespace",
-        "involvedObject.name",
-        "involvedObject.uid",
-        "involvedObject.apiVersion",
-        "involvedObject.resourceVersion",
-        "involvedObject.fieldPath",
-        "reason",
-        "reportingComponent",
-        "source",
-        "type",
-    ),
 )
 THIRDPARTYRESOURCES = Resource(
     group="extensions",
@@ -84,7 +60,6 @@ THIRDPARTYRESOURCES = Resource(
     namespaced=False,
     schema="io.k8s.api.extensions.v1beta1.ThirdPartyResource",
     columns=columns.THIRDPARTYRESOURCES,
-    fields=("description",),
 )
 
 ALL = (NETWORKPOLICYS, NAMESPACES, PODS, EVENTS, THIRDPARTYRESOURCES)

@@ -1,5 +1,7 @@
 """The documents of discovery, plain and aggregated: which groups, versions and resources exist."""
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,6 +61,7 @@ def api_resource_list(resources: Sequence[Resource]) -> Json:
             "verbs": list(VERBS),
             "shortNames": list(resource.short_names),
             "categories": list(resource.categories),
+            "storageVersionHash": _storage_version_hash(resource),
         }
         listed.append({key: value for key, value in entry.items() if value != []})
         if resource.status:
@@ -119,6 +122,12 @@ def _aggregated(resource: Resource) -> Json:
             {"subresource": "status", "responseKind": kind, "verbs": list(STATUS_VERBS)}
         ]
     return entry
+
+
+def _storage_version_hash(resource: Resource) -> str:
+    """Tells clients when objects come to be stored in another version."""
+    text = f"{resource.group}/{resource.version}/{resource.kind}"
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()[:8]).decode()
 
 
 def _address(address: str) -> Json:

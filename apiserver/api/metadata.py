@@ -12,6 +12,8 @@ BODY_LIMIT = 3 * 1024 * 1024  # bytes of a request body, as upstream's MaxReques
 ANNOTATIONS_LIMIT = 256 * 1024  # bytes of all annotation keys and values
 NAME_BASE = 58  # of 63 characters, five are drawn
 NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # no vowels: no words by chance
+OWN_FINALIZERS = ("orphan", "foregroundDeletion")  # the garbage collector's, without a domain
+FIXED = ("uid", "deletionTimestamp", "deletionGracePeriodSeconds")
 EVENT_OWNER = ("v1", "Event")
 
 
@@ -35,8 +37,53 @@ def validate_metadata(meta: Mapping[str, Any], *, namespaced: bool) -> list[Caus
     return causes + _owners(meta.get("ownerReferences"))
 
 
+def warn(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    """What a client should know of metadata that is accepted; said once, when it is written."""
+    known = (*(old.get("finalizers") or ()), *OWN_FINALIZERS)
+    return [
+        f'metadata.finalizers: "{name}": prefer a domain-qualified finalizer name including a path'
+        " (/) to avoid accidental conflicts with other finalizer writers"
+        for name in new.get("finalizers") or ()
+        if "/" not in name and name not in known
+    ]
+
+
+def dedup_owners(meta: dict[str, Any]) -> list[str]:
+    """Keep the first reference of each UID, in place; the warning that it takes."""
+    owners = meta.get("ownerReferences")
+    if not isinstance(owners, list):
+        return []
+    kept: dict[Any, Any] = {}
+    doubled = []
+    for owner in owners:
+        uid = owner.get("uid") if isinstance(owner, Mapping) else None
+        if not isinstance(uid, str):
+            return []
+        if uid in kept:
+            doubled.append(uid)
+        kept.setdefault(uid, owner)
+    if not doubled:
+        return []
+    meta["ownerReferences"] = list(kept.values())
+    uids = ", ".join(dict.fromkeys(doubled))
+    return [
+        ".metadata.ownerReferences contains duplicate entries; API server dedups owner references"
+        " in 1.20+, and may reject such requests as early as 1.24; please fix your requests;"
+        f" duplicate UID(s) observed: {uids}"
+    ]
+
+
 def validate_metadata_update(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Cause]:
-    """What an update may not do to metadata that the server does not own."""
+    """What an update may not do to metadata: change what is fixed, or hold what is going."""
+    fixed = [
+        _invalid(f"metadata.{name}", new[name], "field is immutable")
+        for name in FIXED
+        if new.get(name) is not None and new[name] != old.get(name)
+    ]
+    return fixed + _new_finalizers(new, old)
+
+
+def _new_finalizers(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[Cause]:
     if not old.get("deletionTimestamp"):
         return []
     added = [f for f in new.get("finalizers") or () if f not in (old.get("finalizers") or ())]

@@ -21,6 +21,7 @@ PATCHES = [
     "application/apply-patch+yaml",
 ]
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1."
+_STATUS = _META + "Status"
 _INTEGERS = frozenset({"limit", "timeoutSeconds", "gracePeriodSeconds"})
 _BOOLEANS = frozenset(
     {"watch", "allowWatchBookmarks", "sendInitialEvents", "force", "orphanDependents"}
@@ -53,7 +54,21 @@ _DELETING = (
 Json = dict[str, Any]
 
 
-def openapi_v3(resources: Sequence[Resource]) -> Json:
+def documents_v3(resources: Sequence[Resource]) -> dict[str, Json]:
+    """All documents of version 3 by what follows `/openapi/v3/` in their path."""
+    groups = {resource.group for resource in resources}
+    plain = {"version": "The version of the server.", "apis": "The groups that are served."}
+    plain |= {f"apis/{group}": "The versions of the group." for group in groups if group}
+    if "" in groups:
+        plain["api"] = "The versions of the core group."
+    found = {path: _plain_v3(f"/{path}", text) for path, text in plain.items()}
+    for root in {resource.root for resource in resources}:
+        listed = [resource for resource in resources if resource.root == root]
+        found[root.lstrip("/")] = _openapi_v3(listed)
+    return found
+
+
+def _openapi_v3(resources: Sequence[Resource]) -> Json:
     """The document of one group version."""
     paths: Json = {}
     for path, operations in _paths(resources):
@@ -68,6 +83,24 @@ def openapi_v3(resources: Sequence[Resource]) -> Json:
         "info": {"title": TITLE, "version": VERSION},
         "paths": paths,
         "components": {"schemas": _located(schemas, "#/components/schemas/")},
+    }
+
+
+def _plain_v3(path: str, description: str) -> Json:
+    """The document of a path that gives no resource, such as `/apis`."""
+    answer = {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}}
+    return {
+        "openapi": "3.0.0",
+        "info": {"title": TITLE, "version": VERSION},
+        "paths": {
+            path: {
+                "get": {
+                    "description": description,
+                    "operationId": "get" + path.title().replace("/", "").replace(".", ""),
+                    "responses": {"200": answer},
+                }
+            }
+        },
     }
 
 
@@ -128,6 +161,10 @@ class _Operation:
     def patch(self) -> bool:
         return self.action == "patch"
 
+    @property
+    def failures(self) -> tuple[int, ...]:
+        return tuple(sorted(_ANSWERS.get(self.action, _WRITE)))
+
     def common(self) -> Json:
         resource = self.resource
         return {
@@ -143,7 +180,29 @@ class _Operation:
         }
 
 
+_FAILURES = {
+    400: "The request cannot be read.",
+    403: "The request is understood, and not allowed.",
+    404: "There is no such object, or no such namespace.",
+    406: "Nothing that the client accepts can be served.",
+    409: "The object exists already, or is not as the request presumes.",
+    410: "The state that is asked for is no longer kept.",
+    413: "The body is too large.",
+    415: "The type of the body is not served.",
+    422: "The object or an option is invalid; each field has its cause.",
+    429: "Too many requests, or a cache that is not filled yet; Retry-After says when.",
+    503: "The storage cannot be reached, or the server ends; Retry-After says when.",
+    504: "The request took too long, or asks for a state that is not there yet.",
+}
+_EVERY = (400, 404, 406, 429, 503, 504)
+_READ = (*_EVERY, 410, 422)
+_WRITE = (*_EVERY, 403, 409, 413, 415, 422)
+_ANSWERS = {"get": _EVERY, "list": _READ, "watch": _READ, "watchlist": _READ}
+_DESCRIBED = {200: "OK", 201: "Created", 202: "Accepted: the object goes when nothing holds it"}
+
 _SAYS = {
+    "watch": "Watch one {kind}. Deprecated: list with watch and a field selector.",
+    "watchlist": "Watch objects of kind {kind}. Deprecated: list with watch.",
     "get": "Read one {kind}.",
     "list": "List or watch objects of kind {kind}.",
     "post": "Create a {kind}.",
@@ -173,7 +232,35 @@ def _paths(resources: Sequence[Resource]) -> list[tuple[str, dict[str, _Operatio
                 parameters=_LISTING,
             )
             found.append((f"{resource.root}/{resource.plural}", {"get": everywhere}))
-    return found
+        found += _watches(resource, scope)
+    return sorted(found, key=lambda item: item[0])
+
+
+def _watches(resource: Resource, scope: str) -> list[tuple[str, dict[str, _Operation]]]:
+    """The old way to watch, by a prefix of the path."""
+    inside = "/namespaces/{namespace}" if resource.namespaced else ""
+    places = [
+        (f"{inside}/{resource.plural}", "watchlist", f"{scope}{resource.kind}List"),
+        (f"{inside}/{resource.plural}/{{name}}", "watch", f"{scope}{resource.kind}"),
+    ]
+    if resource.namespaced:
+        name = f"{resource.kind}ListForAllNamespaces"
+        places.append((f"/{resource.plural}", "watchlist", name))
+    return [
+        (
+            f"{resource.root}/watch{path}",
+            {
+                "get": _Operation(
+                    resource,
+                    action,
+                    _id(resource, "watch", name, kind=""),
+                    answer=_META + "WatchEvent",
+                    parameters=_LISTING,
+                )
+            },
+        )
+        for path, action, name in places
+    ]
 
 
 def _on_collection(resource: Resource, scope: str) -> dict[str, _Operation]:
@@ -223,6 +310,7 @@ def _on_object(resource: Resource, scope: str, part: str) -> dict[str, _Operatio
             "patch",
             _id(resource, "patch", scope) + part,
             answer=schema,
+            codes=(200, 201),
             parameters=_PATCHING,
             body=_META + "Patch",
         ),
@@ -233,28 +321,36 @@ def _on_object(resource: Resource, scope: str, part: str) -> dict[str, _Operatio
             "delete",
             _id(resource, "delete", scope),
             answer=_META + "Status",
+            codes=(200, 202),
             parameters=_DELETING,
             body=_META + "DeleteOptions",
         )
     return operations
 
 
-def _id(resource: Resource, verb: str, scope: str) -> str:
+def _id(resource: Resource, verb: str, scope: str, *, kind: str | None = None) -> str:
     words = (resource.group.partition(".")[0] or "core").capitalize()
-    return f"{verb}{words}{resource.version.capitalize()}{scope}{resource.kind}"
+    noun = resource.kind if kind is None else kind
+    return f"{verb}{words}{resource.version.capitalize()}{scope}{noun}"
 
 
 def _operation_v3(operation: _Operation) -> Json:
-    answer = {"$ref": f"#/components/schemas/{operation.answer}"}
+    def content(name: str) -> Json:
+        schema = {"$ref": f"#/components/schemas/{name}"}
+        return {media: {"schema": schema} for media in MEDIA}
+
     body: Json = {
         **operation.common(),
         "parameters": [_parameter_v3(n, text, "query") for n, text in operation.parameters],
         "responses": {
-            str(code): {
-                "description": "Created" if code == 201 else "OK",
-                "content": {media: {"schema": answer} for media in MEDIA},
-            }
-            for code in operation.codes
+            **{
+                str(code): {"description": _DESCRIBED[code], "content": content(operation.answer)}
+                for code in operation.codes
+            },
+            **{
+                str(code): {"description": _FAILURES[code], "content": content(_STATUS)}
+                for code in operation.failures
+            },
         },
     }
     if operation.body:
@@ -286,8 +382,17 @@ def _operation_v2(operation: _Operation) -> Json:
         "schemes": ["https"],
         "parameters": parameters,
         "responses": {
-            str(code): {"description": "Created" if code == 201 else "OK", "schema": answer}
-            for code in operation.codes
+            **{
+                str(code): {"description": _DESCRIBED[code], "schema": answer}
+                for code in operation.codes
+            },
+            **{
+                str(code): {
+                    "description": _FAILURES[code],
+                    "schema": {"$ref": f"#/definitions/{_STATUS}"},
+                }
+                for code in operation.failures
+            },
         },
     }
 

@@ -12,10 +12,8 @@ from apiserver.api import builtin, encoding, openapi
 def documents() -> dict[str, bytes]:
     """The content of each file, by its path below `openapi/`."""
     found = {"v2.json": encoding.pretty(openapi.openapi_v2(builtin.ALL))}
-    for root in dict.fromkeys(resource.root for resource in builtin.ALL):
-        listed = [resource for resource in builtin.ALL if resource.root == root]
-        name = root.strip("/").replace("/", "__")
-        found[f"v3/{name}.json"] = encoding.pretty(openapi.openapi_v3(listed))
+    for path, document in openapi.documents_v3(builtin.ALL).items():
+        found[f"v3/{path.replace('/', '__')}.json"] = encoding.pretty(document)
     return found
 
 

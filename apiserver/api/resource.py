@@ -25,11 +25,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One served resource. `group` is empty for the core group; `schema` names its definition.
-
-    `fields` are the dotted paths that a field selector may name, beside metadata.name and
-    metadata.namespace.
-    """
+    """One served resource. `group` is empty for the core group; `schema` names its definition."""
 
     group: str
     version: str
@@ -42,7 +38,6 @@ class Resource:
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     status: bool = False
-    fields: tuple[str, ...] = ()
 
     @property
     def api_version(self) -> str:

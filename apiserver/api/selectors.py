@@ -5,13 +5,14 @@ and `pkg/fields/selector.go`.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from apiserver.api import status
+from apiserver.api import schemas, status
 from policy.labels import label_key_errors, label_value_errors
 
+PRESERVE = "x-kubernetes-preserve-unknown-fields"
 ALWAYS = ("metadata.name", "metadata.namespace")
 _TOKEN = re.compile(r"\s*(==|!=|=|!|,|\(|\)|<|>|[^\s=!,()<>]+)")
 _SYMBOLS = frozenset({"=", "==", "!=", "!", ",", "(", ")", "<", ">"})
@@ -33,18 +34,39 @@ class LabelSelector:
         return all(test(labels) for test in self.tests)
 
 
+Term = tuple[str, bool, str]
+
+
 @dataclass(frozen=True, slots=True)
 class FieldSelector:
-    """An AND of (path, wanted equal, value) on the fields of an object."""
+    """An AND of (path, wanted equal, value) on the fields of an object.
 
-    terms: tuple[tuple[str, bool, str], ...] = ()
+    `identity` are the terms on name and namespace, for which no object need be decoded.
+    """
+
+    identity: tuple[Term, ...] = ()
+    content: tuple[Term, ...] = ()
 
     @property
     def empty(self) -> bool:
-        return not self.terms
+        return not self.identity and not self.content
+
+    @property
+    def name(self) -> str:
+        """The only name that can match; empty where several can."""
+        names = {value for path, equal, value in self.identity if equal and path == ALWAYS[0]}
+        return names.pop() if len(names) == 1 else ""
+
+    def identifies(self, namespace: str, name: str) -> bool:
+        found = {ALWAYS[0]: name, ALWAYS[1]: namespace}
+        return all((found[path] == value) is equal for path, equal, value in self.identity)
 
     def matches(self, obj: Mapping[str, Any]) -> bool:
-        return all((_field(obj, path) == value) is equal for path, equal, value in self.terms)
+        """Whether the content matches. A path through a list stands for all of its elements."""
+        return all(
+            (value in (list(_values(obj, path.split("."))) or [""])) is equal
+            for path, equal, value in self.content
+        )
 
 
 def parse_labels(text: str) -> LabelSelector:
@@ -52,28 +74,54 @@ def parse_labels(text: str) -> LabelSelector:
     return LabelSelector(tuple(_Parser(text).selector())) if text.strip() else LabelSelector()
 
 
-def parse_fields(text: str, allowed: Collection[str]) -> FieldSelector:
-    """`path=value`, `path!=value`, joined by commas, with `\\` before a special character."""
-    terms = []
+def parse_fields(text: str, schema: str) -> FieldSelector:
+    """`path=value`, `path!=value`, joined by commas, with `\\` before a special character.
+
+    Any scalar field of the schema can be asked for.
+    """
+    identity, content = [], []
     for part in re.split(r"(?<!\\),", text) if text else ():
         found = re.fullmatch(r"(.*?)(?<!\\)(!=|==|=)(.*)", part, re.DOTALL)
-        if found is None:
+        if found is None or re.search(r"(?<!\\)=", found[3]):
             raise status.bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
         path, operator, value = found.groups()
-        if path not in ALWAYS and path not in allowed:
+        term = (path, operator != "!=", re.sub(r"\\([\\,=])", r"\1", value))
+        if path in ALWAYS:
+            identity.append(term)
+        elif _selectable(path.split("."), schemas.DEFINITIONS[schema]):
+            content.append(term)
+        else:
             raise status.bad_request(f"field label not supported: {path}")
-        if re.search(r"(?<!\\)=", value):
-            raise status.bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
-        terms.append((path, operator != "!=", re.sub(r"\\([\\,=])", r"\1", value)))
-    return FieldSelector(tuple(terms))
+    return FieldSelector(tuple(identity), tuple(content))
 
 
-def _field(obj: Any, path: str) -> str:
-    for key in path.split("."):
-        obj = obj.get(key) if isinstance(obj, Mapping) else None
-    if isinstance(obj, bool):
-        return str(obj).lower()
-    return str(obj) if isinstance(obj, str | int) else ""
+def _selectable(parts: list[str], schema: dict[str, Any]) -> bool:
+    """Whether a path leads to a scalar, through maps, whose keys may hold dots, and lists."""
+    inner = schemas.resolve(schema)
+    if inner.get("type") == "array":
+        return _selectable(parts, inner["items"])
+    if not parts:
+        return inner.get("type") != "object"
+    fields, values = inner.get("properties", {}), inner.get("additionalProperties")
+    open_ended = schema.get(PRESERVE) or inner.get(PRESERVE)
+    for size in range(1, len(parts) + 1):
+        key = ".".join(parts[:size])
+        below = fields.get(key, values if isinstance(values, dict) else None)
+        if below is not None and _selectable(parts[size:], below):
+            return True
+    return bool(open_ended) and parts[0] not in fields
+
+
+def _values(obj: Any, parts: list[str]) -> Iterator[str]:
+    if isinstance(obj, list):
+        for item in obj:
+            yield from _values(item, parts)
+    elif isinstance(obj, Mapping):
+        for size in range(1, len(parts) + 1):
+            if (key := ".".join(parts[:size])) in obj:
+                yield from _values(obj[key], parts[size:])
+    elif not parts and obj is not None:
+        yield str(obj).lower() if isinstance(obj, bool) else str(obj)
 
 
 class _Parser:

@@ -201,6 +201,13 @@ def too_many_requests() -> StatusError:
     )
 
 
+def not_ready() -> StatusError:
+    """429 of a cache that is not filled: better than an answer that lets things look deleted."""
+    return StatusError(
+        429, "TooManyRequests", "storage is (re)initializing", details={}, retry_after=1
+    )
+
+
 def timed_out() -> StatusError:
     return StatusError(
         504,

@@ -69,6 +69,13 @@ class Cacher:
     async def until_ready(self) -> None:
         await self._ready.wait()
 
+    async def soon_ready(self, *, timeout: float) -> bool:
+        """Whether the first list is there, or comes within some seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._ready.wait()
+        return self.ready
+
     async def caught_up(self, revision: int, *, timeout: float) -> bool:
         """Wait until the cache is complete to a revision; whether it got there in time."""
         if self.revision >= revision:

@@ -5,7 +5,7 @@ were stored, with the resourceVersion spliced in: nothing here decodes a whole o
 its labels once, and selectors that ask for fields.
 """
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +36,12 @@ class Object:
         found = parsed["metadata"].get("labels")
         labels = found if isinstance(found, dict) else {}
         return cls(key, revision, encoding.with_revision(value, revision), labels)
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """Namespace and name. A cluster-scoped object's namespace is not asked for."""
+        *_, namespace, name = self.key.split("/")
+        return namespace, name
 
     def parse(self) -> dict[str, Any]:
         parsed: dict[str, Any] = orjson.loads(self.data)
@@ -112,11 +118,12 @@ class Objects:
     def get(self, key: str) -> Object | None:
         return self._objects.get(key)
 
-    def select(self, prefix: str, after: str = "") -> Iterator[Object]:
-        """The objects under a prefix that sort after a key, in key order."""
+    def select(self, prefix: str, *, name: str = "") -> Iterator[Object]:
+        """The objects under a prefix in key order; with a name, just the one right below it."""
+        if name and (found := self._objects.get(prefix + name)) is not None:
+            yield found
+            return
         start = self._find(prefix)
-        if after:
-            start = max(start, bisect_right(self._keys, after.encode(), key=str.encode))
         for index in range(start, len(self._keys)):
             key = self._keys[index]
             if not key.startswith(prefix):

@@ -30,7 +30,11 @@ class View:
             return False
         if not self.labels.empty and not self.labels.matches(item.labels):
             return False
-        return self.fields.empty or self.fields.matches(item.parse())
+        if self.fields.empty:
+            return True
+        if self.fields.identity and not self.fields.identifies(*item.identity):
+            return False
+        return not self.fields.content or self.fields.matches(item.parse())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,14 @@ from typing import Any
 from starlette.requests import Request
 
 from apiserver.api import protobuf, status, strict
+from apiserver.api.managedfields import fieldpath, typed
 from apiserver.api.metadata import BODY_LIMIT
 from apiserver.api.resource import Resource
+from apiserver.api.schemas import DEFINITIONS
 from apiserver.http import negotiation
 from apiserver.registry.strategy import Strategy
+
+OBJECT_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 
 
 async def read(request: Request) -> bytes:
@@ -65,7 +69,20 @@ def decode(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a'
             f" {resource.kind}: metadata: must be an object"
         )
+    _check_types(metadata, resource)
     return accept(parsed, doubled, strategy, validation)
+
+
+def _check_types(metadata: dict[str, Any], resource: Resource) -> None:
+    """400 for metadata of another type than its schema's, in the words of Go's decoder."""
+    for problem in typed.problems(metadata, DEFINITIONS[OBJECT_META], ("f:metadata",)):
+        if problem.why.startswith("expected "):
+            field = fieldpath.text(problem.path).lstrip(".")
+            raise status.bad_request(
+                f'{resource.kind} in version "{resource.version}" cannot be handled as a'
+                f" {resource.kind}: json: cannot unmarshal into Go struct field ObjectMeta.{field}:"
+                f" {problem.why}"
+            )
 
 
 def decode_patch(data: bytes) -> Any:

@@ -46,7 +46,12 @@ class Document:
 
     def answer(self, request: Request, headers: dict[str, str]) -> Response:
         """304 where the client has it already; compressed where it can take that."""
-        headers = {"Etag": f'"{self.etag}"', "Vary": "Accept, Accept-Encoding", **headers}
+        headers = {
+            "Etag": f'"{self.etag}"',
+            "Vary": "Accept, Accept-Encoding",
+            "Accept-Ranges": "bytes",
+            **headers,
+        }
         if request.headers.get("if-none-match") == headers["Etag"]:
             return Response(status_code=304, headers=headers)
         content = self.content
@@ -102,7 +107,7 @@ def router(resources: Sequence[Resource]) -> APIRouter:
     routes, route = _router()
     groups = {(r.group, r.version): r.root for r in resources}
     _add_discovery(route, resources, groups)
-    _add_openapi(route, resources, groups)
+    _add_openapi(route, resources)
 
     @route("/version", "/version/")
     async def get_version() -> Response:
@@ -183,19 +188,14 @@ def _add_discovery(
 
 
 def _add_openapi(
-    route: Callable[..., Callable[[Handler], Handler]],
-    resources: Sequence[Resource],
-    groups: dict[tuple[str, str], str],
+    route: Callable[..., Callable[[Handler], Handler]], resources: Sequence[Resource]
 ) -> None:
     swagger = openapi.openapi_v2(resources)
     json = Document.of(swagger)
     protobuf = Document(openapi_protobuf.encode(swagger), PROTOBUF, json.etag)
     modified = {"Last-Modified": formatdate(usegmt=True)}
     versions = {
-        path.lstrip("/"): Document.of(
-            openapi.openapi_v3([r for r in resources if (r.group, r.version) == group_version])
-        )
-        for group_version, path in groups.items()
+        path: Document.of(document) for path, document in openapi.documents_v3(resources).items()
     }
     index = Document.of(openapi.openapi_v3_index({k: d.etag for k, d in versions.items()}))
 

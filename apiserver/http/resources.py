@@ -123,9 +123,9 @@ class Resources:
         asked = self._writing("UpdateOptions", request)
         obj, warnings = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace, info.name)
-        written = await self._writer.update(
+        written = await self._writer.replace(
             self._where(info),
-            lambda old: orjson.loads(orjson.dumps(obj)),
+            obj,
             manager=asked.manager,
             subresource=info.subresource,
             dry_run=asked.dry_run,
@@ -255,7 +255,7 @@ class Resources:
         return View(
             prefix,
             selectors.parse_labels(query.get("labelSelector", "")),
-            selectors.parse_fields(text, info.resource.fields),
+            selectors.parse_fields(text, info.resource.schema),
         )
 
     def _output(self, request: Request, *, stream: bool = False) -> Output:

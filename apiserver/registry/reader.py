@@ -87,7 +87,7 @@ class Reader:
             return await self._stored(view, options, 0, "")
         objects = self._cacher.objects(resource)
         limit = 0 if options.revision == 0 else options.limit
-        matching: Iterable[Object] = objects.select(view.prefix)
+        matching: Iterable[Object] = objects.select(view.prefix, name=view.fields.name)
         if not view.everything:
             matching = (item for item in matching if view.shows(item))
         if not limit:
@@ -113,7 +113,8 @@ class Reader:
 
     async def _current(self, revision: int | None) -> bool:
         """Wait until the cache has what the client is owed; False where the store must be asked."""
-        await self._cacher.until_ready()
+        if not await self._cacher.soon_ready(timeout=FUTURE_WAIT):
+            raise status.not_ready()
         if revision is None:
             owed = await self._store.revision()
             return await self._cacher.caught_up(owed, timeout=CACHE_WAIT)

@@ -98,6 +98,7 @@ class Writer:
                 ],
                 name=str(meta.get("name") or ""),
             )
+        doubled = metadata.dedup_owners(meta)
         base = str(meta.get("generateName") or "")
         generated = not meta.get("name") and bool(base)
         async with self._gate.creating(resource, where.namespace, str(meta.get("name") or base)):
@@ -122,8 +123,23 @@ class Writer:
                 except storage.TooLarge as error:
                     raise status.too_large(metadata.BODY_LIMIT) from error
                 data = encoding.with_revision(data, revision) if revision else data
-                return Written(data, tuple(strategy.warn(obj)), created=True)
+                told = (*doubled, *_warnings(where, obj, {"metadata": {}}))
+                return Written(data, told, created=True)
         raise _exists(where, name, existing, generated=bool(base))
+
+    async def replace(self, where: Where, obj: Json, **options: Any) -> Written:
+        """Put an object in the place of another; a UID in it is a precondition. See `update`."""
+
+        def replaced(old: Json) -> Json:
+            uid, known = obj["metadata"].get("uid"), old["metadata"]["uid"]
+            if uid and uid != known:
+                why = (
+                    f"Precondition failed: UID in precondition: {uid}, UID in object meta: {known}"
+                )
+                raise status.conflict(where.strategy.resource, where.name, why)
+            return _copy(obj)
+
+        return await self.update(where, replaced, **options)
 
     async def update(
         self,
@@ -150,7 +166,7 @@ class Writer:
                 wanted["metadata"]["managedFields"] = managedfields.track(old, wanted, origin)
             return wanted
 
-        return await self._replace(where, tracked, subresource, dry_run)
+        return await self._store_change(where, tracked, subresource, dry_run)
 
     async def apply(
         self,
@@ -174,7 +190,7 @@ class Writer:
         resource = where.strategy.resource
         while True:
             try:
-                return await self._replace(where, merged, subresource, dry_run)
+                return await self._store_change(where, merged, subresource, dry_run)
             except status.StatusError as error:
                 if error.code != 404 or subresource:
                     raise
@@ -190,26 +206,19 @@ class Writer:
                 if error.reason != "AlreadyExists":
                     raise
 
-    async def _replace(
+    async def _store_change(
         self, where: Where, change: Callable[[Json], Json], subresource: str, dry_run: bool
     ) -> Written:
         resource, name = where.strategy.resource, where.name
         while True:
             record, old = await self._read(where)
             wanted = change(old)
-            meta = wanted["metadata"]
-            if str(meta.get("uid") or old["metadata"]["uid"]) != old["metadata"]["uid"]:
-                raise status.conflict(
-                    resource,
-                    name,
-                    f"Precondition failed: UID in precondition: {meta['uid']}, "
-                    f"UID in object meta: {old['metadata']['uid']}",
-                )
-            asked = meta.get("resourceVersion")
+            doubled = metadata.dedup_owners(wanted["metadata"])
+            asked = wanted["metadata"].get("resourceVersion")
             if asked and _revision(asked) != record.revision:
                 raise status.conflict(resource, name)
             wanted = self._merge(where, old, wanted, subresource)
-            told = tuple(where.strategy.warn(wanted))
+            told = (*doubled, *_warnings(where, wanted, old))
             if _gone(where.strategy, wanted):
                 data = await self._remove(where, record, wanted, dry_run=dry_run)
                 if data is None:
@@ -330,6 +339,7 @@ class Writer:
             _set_managed(merged["metadata"], new["metadata"].get("managedFields"))
             return merged
         meta, was = new["metadata"], old["metadata"]
+        fixed = metadata.validate_metadata_update(meta, was)
         for owned in (
             "name",
             "namespace",
@@ -354,7 +364,7 @@ class Writer:
                 new["status"] = old["status"]
         causes = [
             *metadata.validate_metadata(meta, namespaced=resource.namespaced),
-            *metadata.validate_metadata_update(meta, was),
+            *fixed,
             *strategy.validate(new),
         ]
         if causes:
@@ -406,6 +416,11 @@ class Writer:
 def _copy(obj: Mapping[str, Any]) -> Json:
     copied: Json = orjson.loads(orjson.dumps(obj))
     return copied
+
+
+def _warnings(where: Where, new: Json, old: Json) -> list[str]:
+    noted = metadata.warn(new["metadata"], old["metadata"])
+    return [*noted, *where.strategy.warn(new)]
 
 
 def _unversioned(obj: Json) -> Json:

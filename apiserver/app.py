@@ -151,4 +151,5 @@ def _stop_if_failed(task: asyncio.Task[None]) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     """What FastAPI's own router refuses, which is a method, in the words of all other errors."""
-    raise status.method_not_allowed() from error
+    headers = getattr(error, "headers", None) or {}
+    raise status.method_not_allowed(headers.get("Allow", "GET, HEAD")) from error

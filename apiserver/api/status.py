@@ -86,12 +86,14 @@ def unknown_path() -> StatusError:
     )
 
 
-def method_not_allowed() -> StatusError:
+def method_not_allowed(allowed: str) -> StatusError:
+    """405; `allowed` lists the methods that the path takes, as the Allow header does."""
     return StatusError(
         405,
         "MethodNotAllowed",
         "the server does not allow this method on the requested resource",
         details={},
+        headers={"Allow": allowed},
     )
 
 

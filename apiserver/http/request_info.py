@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from apiserver.api import builtin, status
 from apiserver.api.resource import Resource
 
-METHODS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch"}
+READS = {"GET": "list", "HEAD": "list"}
+ON_COLLECTION = {**READS, "POST": "create", "DELETE": "deletecollection"}
+ON_SUBRESOURCE = {"GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch"}
+ON_OBJECT = {**ON_SUBRESOURCE, "DELETE": "delete"}
 WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 Served = Mapping[tuple[str, str], Mapping[str, Resource]]
@@ -71,14 +74,18 @@ def parse(method: str, path: str, query: Mapping[str, str], served: Served) -> R
         return None
     watching = rest[0] == "watch"
     resource, namespace, name, subresource = _target(rest[watching:], resources)
-    if name or watching:
-        verb = _verb_on_object(method, watching)
+    if watching:
+        verbs = {"GET": "watch"}
+    elif name:
+        verbs = ON_SUBRESOURCE if subresource else ON_OBJECT
     else:
-        verb = _verb_on_collection(method, query)
-    if verb in ("create", "deletecollection") and resource.namespaced and not namespace:
-        raise status.method_not_allowed()
-    if subresource and verb not in ("get", "update", "patch"):
-        raise status.method_not_allowed()
+        verbs = READS if resource.namespaced and not namespace else ON_COLLECTION
+    verb = verbs.get(method)
+    if verb is None:
+        raise status.method_not_allowed(", ".join(verbs))
+    if verb == "list" and method == "GET" and watch_wanted(query):
+        # Nobody reads the stream of a HEAD: that gets the headers of the list.
+        verb = "watch"
     return RequestInfo(verb, resource, namespace, name, subresource)
 
 
@@ -99,25 +106,3 @@ def _target(rest: list[str], served: Mapping[str, Resource]) -> tuple[Resource, 
     if subresource and not (subresource == "status" and resource.status):
         raise status.unknown_path()
     return resource, namespace, name, subresource
-
-
-def _verb_on_object(method: str, watching: bool) -> str:
-    if watching and method == "GET":
-        return "watch"
-    if method == "DELETE" and not watching:
-        return "delete"
-    verb = METHODS.get(method)
-    if verb is None or verb == "create" or watching:
-        raise status.method_not_allowed()
-    return verb
-
-
-def _verb_on_collection(method: str, query: Mapping[str, str]) -> str:
-    if method in ("GET", "HEAD"):
-        # Nobody reads the stream of a HEAD: it gets the headers of the list.
-        return "watch" if watch_wanted(query) and method == "GET" else "list"
-    if method == "POST":
-        return "create"
-    if method == "DELETE":
-        return "deletecollection"
-    raise status.method_not_allowed()

@@ -4,7 +4,6 @@ The token holds all there is to know, so it survives restarts and works on every
 """
 
 import base64
-import binascii
 from dataclasses import dataclass
 
 import orjson
@@ -35,10 +34,10 @@ class Continuation:
         try:
             padded = token + "=" * (-len(token) % 4)
             body = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-        except binascii.Error as error:
-            raise _invalid("illegal base64 data") from error
         except orjson.JSONDecodeError as error:
             raise _invalid("invalid character in token") from error
+        except ValueError as error:
+            raise _invalid("illegal base64 data") from error
         if not isinstance(body, dict) or body.get("v") != VERSION:
             version = body.get("v") if isinstance(body, dict) else ""
             raise _invalid(f"server does not recognize this encoded version {version}")

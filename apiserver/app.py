@@ -17,13 +17,14 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from apiserver.api import status
 from apiserver.cache.cacher import Cacher
 from apiserver.http import discovery, probes
 from apiserver.http.limits import Limits
 from apiserver.http.metrics import Metrics
-from apiserver.http.middleware import Envelope
+from apiserver.http.middleware import Envelope, failed
 from apiserver.http.request_info import by_version
 from apiserver.http.resources import Resources
 from apiserver.lifecycle import Lifecycle
@@ -58,8 +59,8 @@ def create_app(
     clock: Callable[[], float],
     rand: random.Random,
     tuning: Tuning,
-) -> FastAPI:
-    """The standalone server."""
+) -> ASGIApp:
+    """The standalone server: FastAPI within an envelope, which knows the way to the hot paths."""
     cacher = Cacher(store=store, resources=[strategy.resource for strategy in STRATEGIES])
     gate = NamespaceGate(store=store)
     writer = Writer(store=store, gate=gate, clock=clock, rand=rand)
@@ -130,16 +131,16 @@ def create_app(
     app.router.routes.append(exposition)
     app.router.routes.append(Route("/", index.found))
     app.router.default = index
-    app.add_middleware(
-        Envelope,
+    for kind in (HTTPException, status.StatusError, Exception):
+        app.add_exception_handler(kind, _failed)
+    return Envelope(
+        app,
         served=by_version(served),
         resources=resources,
         limits=limits,
         metrics=metrics,
         draining=lifecycle.draining,
     )
-    app.add_exception_handler(HTTPException, _refused)
-    return app
 
 
 def _stop_if_failed(task: asyncio.Task[None]) -> None:
@@ -149,7 +150,8 @@ def _stop_if_failed(task: asyncio.Task[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    """What FastAPI's own router refuses, which is a method, in the words of all other errors."""
-    headers = getattr(error, "headers", None) or {}
-    raise status.method_not_allowed(headers.get("Allow", "GET, HEAD")) from error
+async def _failed(request: Request, error: Exception) -> Response:
+    """What goes wrong in FastAPI's routes, in the words of all other errors."""
+    if isinstance(error, HTTPException):  # its router refuses nothing but methods
+        error = status.method_not_allowed((error.headers or {}).get("Allow", "GET, HEAD"))
+    return failed(error, request.scope)

@@ -74,6 +74,7 @@ async def serve(settings: Settings) -> None:
         port=settings.insecure_port,
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,

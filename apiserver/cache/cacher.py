@@ -71,9 +71,10 @@ class Cacher:
 
     async def soon_ready(self, *, timeout: float) -> bool:
         """Whether the first list is there, or comes within some seconds."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._ready.wait()
+        if not self.ready:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._ready.wait()
         return self.ready
 
     async def caught_up(self, revision: int, *, timeout: float) -> bool:

@@ -127,8 +127,6 @@ class Index:
         return responses.document({"paths": self._paths}, pretty=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            raise status.unknown_path()
         response = responses.document({"paths": self._paths}, code=404, pretty=True)
         await response(scope, receive, send)
 
@@ -236,7 +234,7 @@ def _plain(body: Any, request: Request) -> Response:
     output = negotiation.output(
         request.headers.get("accept", "") or "*/*",
         agent=request.headers.get("user-agent", ""),
-        pretty=request.query_params.get("pretty"),
+        pretty=request.query_params.get("pretty", ""),
     )
     if output.media == negotiation.YAML:
         return Response(encoding.yaml_dump(body), media_type=output.media)

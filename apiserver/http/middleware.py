@@ -10,6 +10,7 @@ import uuid
 from urllib.parse import parse_qsl
 
 import structlog
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import storage
@@ -53,7 +54,8 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         received = time.perf_counter()
-        audit = _header(scope, b"audit-id")[:64] or str(uuid.uuid4()).encode()
+        fields = scope["fields"] = dict(scope["headers"])
+        audit = scope["audit"] = fields.get(b"audit-id", b"")[:64] or str(uuid.uuid4()).encode()
         code = 0
 
         async def answer(message: Message) -> None:
@@ -69,15 +71,16 @@ class Envelope:
             method = scope.get("method", "GET")
             info = request_info.parse(method, scope["path"], query, self._served)
             scope["request_info"] = info
+            if info is None and scope["type"] == "websocket":
+                raise status.unknown_path()
             app = self._app if info is None else self._resources
             await self._limits.run(
                 lambda: app(scope, receive, answer), info, query.get("timeout", "")
             )
         except Exception as error:
-            failure = _status(error, audit)
             if code:
                 raise
-            await _fail(failure, scope, receive, answer)
+            await _fail(error, scope, receive, answer)
         finally:
             asked = Asked.of(info, scope.get("method", "GET"), _applies(info, scope))
             seconds = time.perf_counter() - received
@@ -102,13 +105,19 @@ def first_values(query: bytes) -> dict[str, str]:
     return dict(reversed(parse_qsl(query.decode("latin-1"), keep_blank_values=True)))
 
 
-async def _fail(failure: status.StatusError, scope: Scope, receive: Receive, send: Send) -> None:
+def failed(error: Exception, scope: Scope) -> Response:
+    """Any failure as a response; one that nobody foresaw is logged with its trace."""
+    fields = scope["fields"]
     output = negotiation.for_errors(
-        _header(scope, b"accept").decode("latin-1"),
-        agent=_header(scope, b"user-agent").decode("latin-1"),
-        pretty=scope["query"].get("pretty"),
+        fields.get(b"accept", b"").decode("latin-1"),
+        agent=fields.get(b"user-agent", b"").decode("latin-1"),
+        pretty=scope["query"].get("pretty", ""),
     )
-    response = responses.failure(failure, output)
+    return responses.failure(_status(error, scope["audit"]), output)
+
+
+async def _fail(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    response = failed(error, scope)
     if scope["type"] == "websocket":
         # Before the handshake is answered, this is still HTTP.
         kind = "websocket.http.response"
@@ -119,18 +128,11 @@ async def _fail(failure: status.StatusError, scope: Scope, receive: Receive, sen
         await response(scope, receive, send)
 
 
-def _header(scope: Scope, wanted: bytes) -> bytes:
-    for name, value in scope["headers"]:
-        if name == wanted:
-            found: bytes = value
-            return found
-    return b""
-
-
 def _applies(info: RequestInfo | None, scope: Scope) -> bool:
     if info is None or info.verb != "patch":
         return False
-    return _header(scope, b"content-type").startswith(negotiation.APPLY_PATCH.encode())
+    media: bytes = scope["fields"].get(b"content-type", b"")
+    return media.startswith(negotiation.APPLY_PATCH.encode())
 
 
 def _status(error: Exception, audit: bytes) -> status.StatusError:

@@ -6,6 +6,7 @@ skipped, so that a Go client's `protobuf,json` falls through to JSON.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from apiserver.api import status
 
@@ -68,11 +69,16 @@ def output(
     accept: str,
     *,
     agent: str = "",
-    pretty: str | None = None,
+    pretty: str = "",
     include: str = "",
     stream: bool = False,
 ) -> Output:
     """The first clause that can be served. 406 where none can, 400 for a bad `include`."""
+    return _output(accept, agent.startswith(BROWSERS), pretty, include, stream)
+
+
+@lru_cache(maxsize=256)
+def _output(accept: str, person: bool, pretty: str, include: str, stream: bool) -> Output:
     wanted = clauses(accept) or [Clause("*/*", {}, 1.0)]
     for clause in wanted:
         media = {"*/*": JSON, "application/*": JSON}.get(clause.media, clause.media)
@@ -82,7 +88,7 @@ def output(
         if transform and not _transforms(transform, version, clause.parameters.get("g")):
             continue
         held = _include(include) if transform == "Table" else ""
-        return Output(media, transform, version, _pretty(pretty, agent, clause), held)
+        return Output(media, transform, version, _pretty(pretty, person, clause), held)
     if stream:
         raise status.not_acceptable([f"{JSON};stream=watch"])
     raise status.not_acceptable([JSON, YAML])
@@ -103,7 +109,7 @@ def _include(asked: str) -> str:
     return asked or "Metadata"
 
 
-def for_errors(accept: str, *, agent: str, pretty: str | None) -> Output:
+def for_errors(accept: str, *, agent: str, pretty: str) -> Output:
     """How a Status is written: as the object would have been, but never transformed.
 
     Whoever asked for a Table or for something unknown is taken for a person and gets it indented.
@@ -115,10 +121,10 @@ def for_errors(accept: str, *, agent: str, pretty: str | None) -> Output:
     return Output(found.media, pretty=found.pretty or bool(found.transform))
 
 
-def _pretty(asked: str | None, agent: str, clause: Clause) -> bool:
+def _pretty(asked: str, person: bool, clause: Clause) -> bool:
     if asked:
         return asked in TRUE
-    return clause.parameters.get("pretty") in TRUE or agent.startswith(BROWSERS)
+    return clause.parameters.get("pretty") in TRUE or person
 
 
 def body(content_type: str) -> str:

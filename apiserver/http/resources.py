@@ -106,7 +106,7 @@ class Resources:
 
     async def _create(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
-        media = negotiation.body(request.headers.get("content-type", ""))
+        media = negotiation.body(_field(request, b"content-type"))
         data = await body.read(request)
         asked = self._writing("CreateOptions", request)
         obj, warnings = body.decode(data, media, self._strategy(info), asked.validation)
@@ -118,7 +118,7 @@ class Resources:
 
     async def _update(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
-        media = negotiation.body(request.headers.get("content-type", ""))
+        media = negotiation.body(_field(request, b"content-type"))
         data = await body.read(request)
         asked = self._writing("UpdateOptions", request)
         obj, warnings = body.decode(data, media, self._strategy(info), asked.validation)
@@ -133,7 +133,7 @@ class Resources:
         return self._written(written, warnings, info, output, request)
 
     async def _patch(self, info: RequestInfo, request: Request) -> Response:
-        media = negotiation.patch(request.headers.get("content-type", ""))
+        media = negotiation.patch(_field(request, b"content-type"))
         output = self._output(request)
         data = await body.read(request)
         applying = media == negotiation.APPLY_PATCH
@@ -261,22 +261,22 @@ class Resources:
     def _output(self, request: Request, *, stream: bool = False) -> Output:
         query = request.scope["query"]
         return negotiation.output(
-            request.headers.get("accept", ""),
-            agent=request.headers.get("user-agent", ""),
-            pretty=query.get("pretty"),
+            _field(request, b"accept"),
+            agent=_field(request, b"user-agent"),
+            pretty=query.get("pretty", ""),
             include=query.get("includeObject", ""),
             stream=stream,
         )
 
     async def _compressed(self, response: Response, request: Request) -> Response:
-        return await responses.compressed(response, request.headers.get("accept-encoding", ""))
+        return await responses.compressed(response, _field(request, b"accept-encoding"))
 
     def _writing(self, kind: str, request: Request, *, apply: bool = False) -> options.WriteOptions:
         return options.writing(
             kind,
             request.scope["query"],
             request.query_params.getlist("dryRun"),
-            agent=request.headers.get("user-agent", ""),
+            agent=_field(request, b"user-agent"),
             apply=apply,
         )
 
@@ -284,7 +284,7 @@ class Resources:
         data = await body.read(request)
         given: Any = {}
         if data:
-            media = negotiation.body(request.headers.get("content-type", ""))
+            media = negotiation.body(_field(request, b"content-type"))
             decode = strict.decode_yaml if media == negotiation.YAML else strict.decode_json
             given, _ = decode(data)
             if not isinstance(given, dict):
@@ -313,6 +313,11 @@ class Resources:
             code=201 if written.created else 200,
         )
         return responses.with_warnings(response, [*warnings, *written.warnings])
+
+
+def _field(request: Request, name: bytes) -> str:
+    found: bytes = request.scope["fields"].get(name, b"")
+    return found.decode("latin-1")
 
 
 def _patched(media: str, old: dict[str, Any], change: Any, info: RequestInfo) -> dict[str, Any]:

@@ -6,7 +6,7 @@ splices it in as the first key of `metadata`. Where that is the first object ins
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ import yaml
 METADATA = b'"metadata":{'
 HEAD = ("apiVersion", "kind", "metadata")
 VERSION = b'"resourceVersion":'
+LIST_END = b"]}\n"
 
 
 def dumps(obj: Any) -> bytes:
@@ -66,19 +67,14 @@ def with_revision(stored: bytes, revision: int) -> bytes:
     return dumps(obj)
 
 
-def join_list(
-    kind: str,
-    api_version: str,
-    revision: int,
-    items: Iterable[bytes],
-    token: str,
-    remaining: int | None,
+def list_head(
+    kind: str, api_version: str, revision: int, token: str, remaining: int | None
 ) -> bytes:
-    """A List around objects that are bytes already."""
+    """A List up to its items, which are joined bytes already; `LIST_END` comes after them."""
     metadata: dict[str, Any] = {"resourceVersion": str(revision)}
     if token:
         metadata["continue"] = token
     if remaining:
         metadata["remainingItemCount"] = remaining
     head = dumps({"kind": kind, "apiVersion": api_version, "metadata": metadata})
-    return head[:-1] + b',"items":[' + b",".join(items) + b"]}"
+    return head[:-1] + b',"items":['

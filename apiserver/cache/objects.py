@@ -6,7 +6,7 @@ its labels once, and selectors that ask for fields.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,9 @@ from apiserver.api import encoding
 from apiserver.api.resource import Resource
 from apiserver.cache.ring import Ring
 from storage import Event, EventType, Record
+
+AFTER_SLASH = "0"  # the character that follows the slash, which ends every prefix
+JOINED = 64 << 20  # bytes of lists that a resource keeps encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +77,21 @@ class Change:
 
 
 class Objects:
-    """The state of one resource at `revision`, and its recent history."""
+    """The state of one resource at `revision`, and its recent history.
+
+    `shared` is the session's: what watchers that stand at the same place get alike. It is empty
+    after every change.
+    """
 
     def __init__(self, *, resource: Resource, revision: int, capacity: int, limit: int) -> None:
         self.resource = resource
         self.revision = revision
         self.ring: Ring[Change] = Ring(floor=revision, capacity=capacity, limit=limit)
         self.broken: dict[str, str] = {}
+        self.shared: dict[Any, Any] = {}
         self._keys: list[str] = []
         self._objects: dict[str, Object] = {}
+        self._joined: dict[str, bytes] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -96,6 +105,9 @@ class Objects:
 
     def apply(self, event: Event) -> None:
         """Fold one storage event in. A value that does not decode stands for no object."""
+        self.shared.clear()
+        for prefix in [known for known in self._joined if event.key.startswith(known)]:
+            del self._joined[prefix]
         old = self._objects.get(event.key)
         new = None
         self.broken.pop(event.key, None)
@@ -118,17 +130,22 @@ class Objects:
     def get(self, key: str) -> Object | None:
         return self._objects.get(key)
 
-    def select(self, prefix: str, *, name: str = "") -> Iterator[Object]:
+    def select(self, prefix: str, *, name: str = "") -> list[Object]:
         """The objects under a prefix in key order; with a name, just the one right below it."""
         if name and (found := self._objects.get(prefix + name)) is not None:
-            yield found
-            return
-        start = self._find(prefix)
-        for index in range(start, len(self._keys)):
-            key = self._keys[index]
-            if not key.startswith(prefix):
-                return
-            yield self._objects[key]
+            return [found]
+        first, last = self._find(prefix), self._find(prefix[:-1] + AFTER_SLASH)
+        return [self._objects[key] for key in self._keys[first:last]]
+
+    def joined(self, prefix: str) -> bytes:
+        """The same as JSON without the brackets, kept until one of them changes."""
+        found = self._joined.get(prefix)
+        if found is None:
+            found = b",".join([item.data for item in self.select(prefix)])
+            while self._joined and len(found) + sum(map(len, self._joined.values())) > JOINED:
+                del self._joined[next(iter(self._joined))]
+            self._joined[prefix] = found
+        return found
 
     def _find(self, key: str) -> int:
         return bisect_left(self._keys, key.encode(), key=str.encode)

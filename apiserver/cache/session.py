@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from apiserver.api.selectors import FieldSelector, LabelSelector
-from apiserver.cache.objects import Change, Object
+from apiserver.cache.objects import Change, Object, Objects
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,38 @@ class Seen:
     type: str
     item: Object
     change: Change | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Watch events as JSON lines, with the position that they lead to."""
+
+    lines: tuple[bytes, ...]
+    joined: bytes
+    end: int
+
+
+def lines(objects: Objects, view: View, position: int, limit: int) -> Lines:
+    """The events of a view from a position on, at most `limit` changes of them.
+
+    Watchers without a selector see the same, so it is made once for all that stand at a position.
+    """
+    key = (view.prefix, position)
+    found: Lines | None = objects.shared.get(key) if view.everything else None
+    if found is None:
+        changes = objects.ring.read(position, limit)
+        made = tuple(line(event) for event in seen(view, changes))
+        found = Lines(made, b"".join(made), position + len(changes))
+        if view.everything:
+            objects.shared[key] = found
+    return found
+
+
+def line(event: Seen) -> bytes:
+    """One event as a line of JSON; one of the ring is encoded once for all watchers."""
+    if event.change is not None:
+        return event.change.line(event.type, event.item)
+    return b'{"type":"%s","object":%s}\n' % (event.type.encode(), event.item.data)
 
 
 def initial(items: Iterable[Object]) -> Iterator[Seen]:

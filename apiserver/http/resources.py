@@ -82,7 +82,8 @@ class Resources:
         asked = options.listing(query)
         initial = options.truth(query, "sendInitialEvents")
         check_match("ListOptions", asked, watch=False, initial=initial)
-        found = await self._reader.list(info.resource, self._view(info, query), asked)
+        raw = not output.transform and not output.pretty
+        found = await self._reader.list(info.resource, self._view(info, query), asked, raw=raw)
         response = responses.listing(found, info.resource, output, now=self._clock())
         return await self._compressed(response, request)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from apiserver.api import encoding, status, table
 from apiserver.api.resource import Resource
@@ -16,6 +17,24 @@ from apiserver.registry.reader import Listing
 WARNINGS_LIMIT = 4096  # runes of all warnings together; beyond it each is cut to 256
 WARNING_LIMIT = 256
 COMPRESS_FROM = 128 * 1024  # bytes, as upstream
+
+
+class Parts(Response):
+    """A JSON body in pieces that are sent as they are: joining megabytes is the dearest part."""
+
+    def __init__(self, *parts: bytes) -> None:
+        super().__init__(media_type=JSON, headers={"Content-Length": str(sum(map(len, parts)))})
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        for part in self._parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def whole(self) -> bytes:
+        return b"".join(self._parts)
 
 
 def failure(error: status.StatusError, output: Output) -> Response:
@@ -85,7 +104,7 @@ def transform(
 def listing(found: Listing, resource: Resource, output: Output, *, now: float) -> Response:
     """A list. Plain JSON joins stored bytes; a Table or metadata list decodes each object."""
     if not output.transform and output.media == JSON and not output.pretty:
-        return Response(_joined(found, resource) + b"\n", media_type=JSON)
+        return Parts(*_joined(found, resource))
     meta: dict[str, Any] = {"resourceVersion": str(found.revision)}
     if found.token:
         meta["continue"] = found.token
@@ -112,21 +131,24 @@ def listing(found: Listing, resource: Resource, output: Output, *, now: float) -
         objects = [item.parse() for item in found.items]
         body = table.partial_metadata_list(objects, list_meta=meta, version=output.version)
     else:
-        body = orjson.loads(_joined(found, resource))
+        body = orjson.loads(b"".join(_joined(found, resource)))
     return _rendered(body, output, 200)
 
 
 def list_of(items: Iterable[bytes], resource: Resource, revision: int) -> Response:
     """The list that deletecollection answers with."""
-    body = encoding.join_list(resource.list_kind, resource.api_version, revision, items, "", None)
-    return Response(body + b"\n", media_type=JSON)
+    head = encoding.list_head(resource.list_kind, resource.api_version, revision, "", None)
+    return Parts(head, b",".join(items), encoding.LIST_END)
 
 
 async def compressed(response: Response, accept_encoding: str) -> Response:
     """Large bodies compressed, in a thread, for whoever can read that (`writers.go`)."""
-    if len(response.body) <= COMPRESS_FROM or "gzip" not in accept_encoding:
+    if "gzip" not in accept_encoding:
         return response
-    content = await asyncio.to_thread(gzip.compress, bytes(response.body), 1, mtime=0)
+    body = response.whole() if isinstance(response, Parts) else bytes(response.body)
+    if len(body) <= COMPRESS_FROM:
+        return response
+    content = await asyncio.to_thread(gzip.compress, body, 1, mtime=0)
     headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     smaller = Response(content, response.status_code, headers, response.media_type)
     smaller.raw_headers += [pair for pair in response.raw_headers if pair[0] == b"warning"]
@@ -146,16 +168,14 @@ def with_warnings(response: Response, warnings: Iterable[str]) -> Response:
     return response
 
 
-def _joined(found: Listing, resource: Resource) -> bytes:
-    body: bytes = encoding.join_list(
-        resource.list_kind,
-        resource.api_version,
-        found.revision,
-        (item.data for item in found.items),
-        found.token,
-        found.remaining,
+def _joined(found: Listing, resource: Resource) -> tuple[bytes, bytes, bytes]:
+    items = found.joined
+    if items is None:
+        items = b",".join([item.data for item in found.items])
+    head = encoding.list_head(
+        resource.list_kind, resource.api_version, found.revision, found.token, found.remaining
     )
-    return body
+    return head, items, encoding.LIST_END
 
 
 def _rendered(obj: Any, output: Output, code: int) -> Response:

@@ -15,7 +15,8 @@ class Stream(Protocol):
 
     async def open(self) -> None: ...
 
-    async def write(self, lines: Sequence[bytes]) -> None: ...
+    async def write(self, lines: Sequence[bytes], joined: bytes) -> None:
+        """Send lines, which are given in one piece as well."""
 
     async def close(self) -> None: ...
 
@@ -40,9 +41,8 @@ class Chunks:
         # Clients wait for the headers; an empty chunk with more to come flushes them alone.
         await self._send({"type": "http.response.body", "body": b"", "more_body": True})
 
-    async def write(self, lines: Sequence[bytes]) -> None:
-        body = lines[0] if len(lines) == 1 else b"".join(lines)
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+    async def write(self, lines: Sequence[bytes], joined: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": joined, "more_body": True})
 
     async def close(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -65,7 +65,7 @@ class Frames:
         protocol = next((name for name in self._offered if not name.startswith(BEARER)), None)
         await self._send({"type": "websocket.accept", "subprotocol": protocol})
 
-    async def write(self, lines: Sequence[bytes]) -> None:
+    async def write(self, lines: Sequence[bytes], joined: bytes) -> None:
         for line in lines:
             await self._send({"type": "websocket.send", "text": line.decode()})
 

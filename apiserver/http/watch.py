@@ -14,9 +14,9 @@ from apiserver.api import encoding, status
 from apiserver.api.resource import Resource
 from apiserver.cache import session
 from apiserver.cache.cacher import Cacher
-from apiserver.cache.objects import Object, Objects
+from apiserver.cache.objects import Objects
 from apiserver.cache.ring import Expired, Overrun
-from apiserver.cache.session import Seen, View
+from apiserver.cache.session import Lines, Seen, View
 from apiserver.http import responses, stream
 from apiserver.http.metrics import Metrics
 from apiserver.http.negotiation import Output
@@ -89,47 +89,51 @@ class Watch:
             await self._run(out)
         except Expired as error:
             text = f"too old resource version: {self._asked.revision} ({error.oldest})"
-            await out.write([_error(status.expired(text))])
+            await _write(out, [_error(status.expired(text))])
         except Overrun:
             text = "the watch fell behind the events that are kept; list again"
-            await out.write([_error(status.expired(text))])
+            await _write(out, [_error(status.expired(text))])
         except status.StatusError as error:
-            await out.write([_error(error)])
+            await _write(out, [_error(error)])
 
     async def _run(self, out: Stream) -> None:
-        with self._cacher.waker() as waker:
-            objects, revision = await self._begin(out)
-            position = await self._position(objects, revision, waker)
-            loop = asyncio.get_running_loop()
-            begun = loop.time()
-            beat = begun + BOOKMARK
-            last = begun + self._timeout - LAST_BOOKMARK
-            while True:
-                waker.clear()
-                if self._cacher.objects(self._resource) is not objects:
-                    raise Overrun
-                changes = objects.ring.read(position, BATCH)
-                position += len(changes)
-                if changes:
-                    lines = [self._line(event) for event in session.seen(self._view, changes)]
-                    if lines:
-                        await self._write(out, lines)
-                        beat = loop.time() + BOOKMARK
-                if position < objects.ring.end:
-                    continue
-                if not self._asked.bookmarks:
-                    await waker.wait()
-                    continue
-                due = min(beat, last) if last > loop.time() else beat
-                try:
-                    async with asyncio.timeout_at(due):
-                        await waker.wait()
-                except TimeoutError:
-                    if position == objects.ring.end:
-                        await out.write([self._bookmark(objects.revision)])
+        objects, revision = await self._begin(out)
+        position = await self._position(objects, revision)
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        beat = begun + BOOKMARK
+        last = begun + self._timeout - LAST_BOOKMARK
+        while True:
+            if self._cacher.objects(self._resource) is not objects:
+                raise Overrun
+            if position < objects.ring.end:
+                found = self._lines(objects, position)
+                position = found.end
+                if found.lines:
+                    self._sent.add(found.lines)
+                    await out.write(found.lines, found.joined)
                     beat = loop.time() + BOOKMARK
-                    if loop.time() >= last:
-                        last = float("-inf")
+                continue
+            if not self._asked.bookmarks:
+                await self._cacher.moved()
+                continue
+            due = min(beat, last) if last > loop.time() else beat
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._cacher.moved()
+            except TimeoutError:
+                if position == objects.ring.end:
+                    await _write(out, [self._bookmark(objects.revision)])
+                beat = loop.time() + BOOKMARK
+                if loop.time() >= last:
+                    last = float("-inf")
+
+    def _lines(self, objects: Objects, position: int) -> Lines:
+        if not self._output.transform:
+            return session.lines(objects, self._view, position, BATCH)
+        changes = objects.ring.read(position, BATCH)
+        lines = tuple(self._line(event) for event in session.seen(self._view, changes))
+        return Lines(lines, b"".join(lines), position + len(changes))
 
     async def _begin(self, out: Stream) -> tuple[Objects, int]:
         """Send the starting state where one is wanted; what to follow, and after what."""
@@ -140,9 +144,11 @@ class Watch:
         objects = self._cacher.objects(self._resource)
         for first in range(0, len(found.items), BATCH):
             items = found.items[first : first + BATCH]
-            await self._write(out, [self._line(event) for event in session.initial(items)])
+            lines = [self._line(event) for event in session.initial(items)]
+            self._sent.add(lines)
+            await _write(out, lines)
         if self._asked.marked:
-            await out.write([self._bookmark(found.revision, end=True)])
+            await _write(out, [self._bookmark(found.revision, end=True)])
         return objects, found.revision
 
     async def _start(self) -> int:
@@ -151,24 +157,17 @@ class Watch:
             return self._asked.revision
         return await self._reader.newest()
 
-    async def _position(self, objects: Objects, revision: int, waker: asyncio.Event) -> int:
+    async def _position(self, objects: Objects, revision: int) -> int:
         """Where the ring goes on after a revision; one of the future is waited for."""
         while objects.revision < revision:
-            waker.clear()
-            await waker.wait()
+            await self._cacher.moved()
             if self._cacher.objects(self._resource) is not objects:
                 raise Overrun
         return objects.ring.after(revision)
 
-    async def _write(self, out: Stream, lines: Sequence[bytes]) -> None:
-        self._sent.add(lines)
-        await out.write(lines)
-
     def _line(self, event: Seen) -> bytes:
         if not self._output.transform:
-            if event.change is not None:
-                return event.change.line(event.type, event.item)
-            return _line(event.type, event.item)
+            return session.line(event)
         obj = self._transformed(event.item.parse(), headers=self._headers)
         self._headers = False
         return encoding.dumps({"type": event.type, "object": obj}) + b"\n"
@@ -197,5 +196,5 @@ def _error(error: status.StatusError) -> bytes:
     return encoding.dumps({"type": "ERROR", "object": error.as_json()}) + b"\n"
 
 
-def _line(kind: str, item: Object) -> bytes:
-    return b'{"type":"%s","object":%s}\n' % (kind.encode(), item.data)
+async def _write(out: Stream, lines: Sequence[bytes]) -> None:
+    await out.write(lines, b"".join(lines))

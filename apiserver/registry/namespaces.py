@@ -43,13 +43,13 @@ class NamespaceController:
     async def run(self) -> None:
         await self._cacher.until_ready()
         await self._create_kept()
-        with self._cacher.waker() as waker:
-            while True:
-                waker.clear()
-                left = [name for name in self._terminating() if not await self._finish(name)]
+        while True:
+            looked_at = self._cacher.revision
+            left = [name for name in self._terminating() if not await self._finish(name)]
+            if self._cacher.revision == looked_at:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(RETRY if left else None):
-                        await waker.wait()
+                        await self._cacher.moved()
 
     async def _create_kept(self) -> None:
         for name in sorted(KEPT_NAMESPACES):

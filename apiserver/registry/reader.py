@@ -5,7 +5,7 @@ no resourceVersion means the newest state, 0 any state, N a state not older (or,
 N). Lists hold stored bytes; nothing is decoded but what a field selector asks for.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import storage
@@ -42,12 +42,16 @@ class ListOptions:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Objects in key order at one revision. `remaining` is None where it is not told."""
+    """Objects in key order at one revision. `remaining` is None where it is not told.
+
+    `joined` are the items as JSON without the brackets, instead of `items`, where that is at hand.
+    """
 
     items: list[Object]
     revision: int
     token: str = ""
     remaining: int | None = None
+    joined: bytes | None = None
 
 
 class Reader:
@@ -68,8 +72,10 @@ class Reader:
             raise status.not_found(resource, name)
         return item
 
-    async def list(self, resource: Resource, view: View, options: ListOptions) -> Listing:
-        """The objects of a view. 400, 410 and 504 by the rules for resourceVersion."""
+    async def list(
+        self, resource: Resource, view: View, options: ListOptions, *, raw: bool = False
+    ) -> Listing:
+        """The objects of a view, `raw` as bytes. 400, 410, 504 by the rules for resourceVersion."""
         if options.token:
             if options.revision:
                 raise status.bad_request(
@@ -87,19 +93,14 @@ class Reader:
             return await self._stored(view, options, 0, "")
         objects = self._cacher.objects(resource)
         limit = 0 if options.revision == 0 else options.limit
-        matching: Iterable[Object] = objects.select(view.prefix, name=view.fields.name)
+        if raw and view.everything and not limit:
+            return Listing([], objects.revision, joined=objects.joined(view.prefix))
+        matching = objects.select(view.prefix, name=view.fields.name)
         if not view.everything:
-            matching = (item for item in matching if view.shows(item))
-        if not limit:
-            return Listing(list(matching), objects.revision)
-        items: list[Object] = []
-        more = 0
-        for item in matching:
-            if len(items) < limit:
-                items.append(item)
-            else:
-                more += 1
-        return _page(view, items, objects.revision, more)
+            matching = [item for item in matching if view.shows(item)]
+        if not limit or len(matching) <= limit:
+            return Listing(matching, objects.revision)
+        return _page(view, matching[:limit], objects.revision, len(matching) - limit)
 
     async def state(self, resource: Resource, view: View, revision: int | None) -> Listing:
         """What a watch that wants the present state starts from."""

@@ -41,7 +41,7 @@ class Cacher:
         self._capacity = capacity
         self._limit = limit
         self._objects: dict[str, Objects] = {}
-        self._waiting: list[asyncio.Future[None]] = []
+        self._waiting: list[Callable[[], None]] = []
         self._ready = asyncio.Event()
 
     @property
@@ -63,7 +63,7 @@ class Cacher:
                 await asyncio.sleep(RETRY)
 
     def objects(self, resource: Resource) -> Objects:
-        """The state of a resource. After a relist this is another value: watches then end."""
+        """The state of a resource. After a relist it is another value, and this one is stale."""
         return self._objects[resource.prefix]
 
     async def until_ready(self) -> None:
@@ -91,9 +91,13 @@ class Cacher:
 
     async def moved(self) -> None:
         """Return when the cache moves next. Look at its state first, and await nothing between."""
-        waiting = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiting)
-        await waiting
+        moved = asyncio.Event()
+        self.on_move(moved.set)
+        await moved.wait()
+
+    def on_move(self, call: Callable[[], None]) -> None:
+        """Call something when the cache moves next, once. It must not raise."""
+        self._waiting.append(call)
 
     async def _load(self) -> None:
         page = await self._store.list(REGISTRY, limit=PAGE)
@@ -117,6 +121,8 @@ class Cacher:
         for objects in fresh.values():
             for key, why in objects.broken.items():
                 log.error("stored object does not decode; it is not served", key=key, error=why)
+        for old in self._objects.values():
+            old.stale = True
         self._objects = fresh
         self._place = place
         self.revision = revision
@@ -143,11 +149,9 @@ class Cacher:
         self._wake()
 
     def _wake(self) -> None:
-        # A plain future for each waiter: hundreds of watches wait here, and an Event costs double.
         woken, self._waiting = self._waiting, []
-        for waiting in woken:
-            if not waiting.done():
-                waiting.set_result(None)
+        for call in woken:
+            call()
 
 
 def _placer(objects: dict[str, Objects]) -> Callable[[str], Objects | None]:

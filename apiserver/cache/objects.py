@@ -86,6 +86,7 @@ class Objects:
     def __init__(self, *, resource: Resource, revision: int, capacity: int, limit: int) -> None:
         self.resource = resource
         self.revision = revision
+        self.stale = False
         self.ring: Ring[Change] = Ring(floor=revision, capacity=capacity, limit=limit)
         self.broken: dict[str, str] = {}
         self.shared: dict[Any, Any] = {}

@@ -5,7 +5,7 @@ clocks stay outside. A selector turns a change into what that client sees: an ob
 its view is ADDED, one that leaves is DELETED with its last content and the change's revision.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from apiserver.api.selectors import FieldSelector, LabelSelector
@@ -48,11 +48,15 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Watch events as JSON lines, with the position that they lead to."""
+    """Watch events as JSON lines, apart and joined, with the position that they lead to."""
 
-    lines: tuple[bytes, ...]
+    lines: Sequence[bytes]
     joined: bytes
     end: int
+
+    @classmethod
+    def of(cls, lines: Sequence[bytes], end: int) -> "Lines":
+        return cls(lines, lines[0] if len(lines) == 1 else b"".join(lines), end)
 
 
 def lines(objects: Objects, view: View, position: int, limit: int) -> Lines:
@@ -60,14 +64,13 @@ def lines(objects: Objects, view: View, position: int, limit: int) -> Lines:
 
     Watchers without a selector see the same, so it is made once for all that stand at a position.
     """
-    key = (view.prefix, position)
-    found: Lines | None = objects.shared.get(key) if view.everything else None
+    everything = view.everything
+    found: Lines | None = objects.shared.get((view.prefix, position)) if everything else None
     if found is None:
         changes = objects.ring.read(position, limit)
-        made = tuple(line(event) for event in seen(view, changes))
-        found = Lines(made, b"".join(made), position + len(changes))
-        if view.everything:
-            objects.shared[key] = found
+        found = Lines.of([line(event) for event in seen(view, changes)], position + len(changes))
+        if everything:
+            objects.shared[view.prefix, position] = found
     return found
 
 

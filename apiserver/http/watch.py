@@ -22,6 +22,7 @@ from apiserver.http.metrics import Metrics
 from apiserver.http.negotiation import Output
 from apiserver.http.options import WatchOptions
 from apiserver.http.stream import Stream
+from apiserver.http.tail import Tail
 from apiserver.registry.reader import Reader
 
 BATCH = 1_000  # changes in one write
@@ -97,43 +98,33 @@ class Watch:
             await _write(out, [_error(error)])
 
     async def _run(self, out: Stream) -> None:
-        objects, revision = await self._begin(out)
-        position = await self._position(objects, revision)
         loop = asyncio.get_running_loop()
-        begun = loop.time()
-        beat = begun + BOOKMARK
-        last = begun + self._timeout - LAST_BOOKMARK
+        last = loop.time() + self._timeout - LAST_BOOKMARK
+        objects, revision = await self._begin(out)
+        tail = Tail(
+            self._cacher,
+            objects,
+            position=await self._position(objects, revision),
+            lines=self._lines,
+            out=out,
+            sent=self._sent,
+        )
         while True:
-            if self._cacher.objects(self._resource) is not objects:
-                raise Overrun
-            if position < objects.ring.end:
-                found = self._lines(objects, position)
-                position = found.end
-                if found.lines:
-                    self._sent.add(found.lines)
-                    await out.write(found.lines, found.joined)
-                    beat = loop.time() + BOOKMARK
-                continue
-            if not self._asked.bookmarks:
-                await self._cacher.moved()
-                continue
-            due = min(beat, last) if last > loop.time() else beat
-            try:
-                async with asyncio.timeout_at(due):
-                    await self._cacher.moved()
-            except TimeoutError:
-                if position == objects.ring.end:
-                    await _write(out, [self._bookmark(objects.revision)])
-                beat = loop.time() + BOOKMARK
-                if loop.time() >= last:
-                    last = float("-inf")
+            due = tail.wrote + BOOKMARK
+            if last > loop.time():
+                due = min(due, last)
+            await tail.follow(until=due if self._asked.bookmarks else None)
+            await _write(out, [self._bookmark(objects.revision)])
+            tail.wrote = loop.time()
+            if loop.time() >= last:
+                last = float("-inf")
 
     def _lines(self, objects: Objects, position: int) -> Lines:
         if not self._output.transform:
             return session.lines(objects, self._view, position, BATCH)
         changes = objects.ring.read(position, BATCH)
-        lines = tuple(self._line(event) for event in session.seen(self._view, changes))
-        return Lines(lines, b"".join(lines), position + len(changes))
+        lines = [self._line(event) for event in session.seen(self._view, changes)]
+        return Lines.of(lines, position + len(changes))
 
     async def _begin(self, out: Stream) -> tuple[Objects, int]:
         """Send the starting state where one is wanted; what to follow, and after what."""

@@ -1,12 +1,15 @@
 # Every target makes the machine ready first (.ci/setup); a second run needs no network.
 PYTHON_BIN := .venv/bin
 
-.PHONY: demo test lint openapi format
+.PHONY: demo test bench lint openapi format
 demo: setup-demo
 	$(PYTHON_BIN)/python -m tests.e2e.demo
 
 test: setup-test lint
 	$(PYTHON_BIN)/python -m pytest -q
+
+bench: setup-bench
+	$(PYTHON_BIN)/python -m bench
 
 lint: setup-test
 	$(PYTHON_BIN)/ruff check .

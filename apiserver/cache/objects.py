@@ -79,8 +79,7 @@ class Change:
 class Objects:
     """The state of one resource at `revision`, and its recent history.
 
-    `shared` is the session's: what watchers that stand at the same place get alike. It is empty
-    after every change.
+    `stale` once another state took its place. `audiences` belong to who watches, by prefix.
     """
 
     def __init__(self, *, resource: Resource, revision: int, capacity: int, limit: int) -> None:
@@ -89,7 +88,7 @@ class Objects:
         self.stale = False
         self.ring: Ring[Change] = Ring(floor=revision, capacity=capacity, limit=limit)
         self.broken: dict[str, str] = {}
-        self.shared: dict[Any, Any] = {}
+        self.audiences: dict[str, Any] = {}
         self._keys: list[str] = []
         self._objects: dict[str, Object] = {}
         self._joined: dict[str, bytes] = {}
@@ -106,7 +105,6 @@ class Objects:
 
     def apply(self, event: Event) -> None:
         """Fold one storage event in. A value that does not decode stands for no object."""
-        self.shared.clear()
         for prefix in [known for known in self._joined if event.key.startswith(known)]:
             del self._joined[prefix]
         old = self._objects.get(event.key)

@@ -38,24 +38,21 @@ class Overrun(Exception):
 class Ring(Generic[E]):
     """Events above `floor`, without gap, at most `capacity` of them and `limit` bytes.
 
-    The newest event is always kept, whatever its size.
+    The newest event is always kept, whatever its size. `end` is the position that the next gets.
     """
 
     def __init__(self, *, floor: int, capacity: int, limit: int) -> None:
         self.floor = floor
         self.capacity = capacity
         self.limit = limit
+        self.end = 0
         self._events: deque[E] = deque()
         self._first = 0
         self._bytes = 0
 
-    @property
-    def end(self) -> int:
-        """The position that the next event will get."""
-        return self._first + len(self._events)
-
     def append(self, event: E) -> None:
         self._events.append(event)
+        self.end += 1
         self._bytes += event.size
         while len(self._events) > 1 and (
             len(self._events) > self.capacity or self._bytes > self.limit

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from apiserver.api.selectors import FieldSelector, LabelSelector
-from apiserver.cache.objects import Change, Object, Objects
+from apiserver.cache.objects import Change, Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +57,6 @@ class Lines:
     @classmethod
     def of(cls, lines: Sequence[bytes], end: int) -> "Lines":
         return cls(lines, lines[0] if len(lines) == 1 else b"".join(lines), end)
-
-
-def lines(objects: Objects, view: View, position: int, limit: int) -> Lines:
-    """The events of a view from a position on, at most `limit` changes of them.
-
-    Watchers without a selector see the same, so it is made once for all that stand at a position.
-    """
-    everything = view.everything
-    found: Lines | None = objects.shared.get((view.prefix, position)) if everything else None
-    if found is None:
-        changes = objects.ring.read(position, limit)
-        found = Lines.of([line(event) for event in seen(view, changes)], position + len(changes))
-        if everything:
-            objects.shared[view.prefix, position] = found
-    return found
 
 
 def line(event: Seen) -> bytes:

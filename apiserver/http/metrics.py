@@ -74,12 +74,13 @@ class WatchEvents:
     total: int = 0
     buckets: list[int] = field(default_factory=lambda: [0] * (len(SIZES) + 1))
 
-    def add(self, lines: Sequence[bytes]) -> None:
+    def add(self, lines: Sequence[bytes], *, times: int = 1) -> None:
+        """Count lines that so many watches were sent."""
         for line in lines:
             size = len(line)
-            self.total += size
-            self.buckets[bisect_left(SIZES, size)] += 1
-        self.count += len(lines)
+            self.total += size * times
+            self.buckets[bisect_left(SIZES, size)] += times
+        self.count += len(lines) * times
 
 
 class Metrics:

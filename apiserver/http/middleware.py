@@ -57,6 +57,7 @@ class Envelope:
         fields = scope["fields"] = dict(scope["headers"])
         audit = scope["audit"] = fields.get(b"audit-id", b"")[:64] or str(uuid.uuid4()).encode()
         code = 0
+        scope["send_body"] = send  # nothing is done to a body, so streams pass this by
 
         async def answer(message: Message) -> None:
             nonlocal code

@@ -1,10 +1,11 @@
 """The two ways in which a watch is sent: chunks of an HTTP response, or frames of a WebSocket."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol, cast
 
 from starlette.types import Receive, Scope, Send
 
+from apiserver.cache.session import Lines
 from apiserver.http.negotiation import JSON
 
 BEARER = "base64url.bearer.authorization.k8s.io."  # a token that travels as a subprotocol
@@ -15,8 +16,7 @@ class Stream(Protocol):
 
     async def open(self) -> None: ...
 
-    async def write(self, lines: Sequence[bytes], joined: bytes) -> None:
-        """Send lines, which are given in one piece as well."""
+    def write(self, found: Lines) -> Coroutine[Any, Any, None]: ...
 
     async def close(self) -> None: ...
 
@@ -25,15 +25,16 @@ class Stream(Protocol):
 
 
 def of(scope: Scope, receive: Receive, send: Send) -> Stream:
-    return Frames(scope, receive, send) if scope.get("websocket") else Chunks(receive, send)
+    return Frames(scope, receive, send) if scope.get("websocket") else Chunks(scope, receive, send)
 
 
 class Chunks:
     """What is ready goes out as one chunk: a send for each event would cost five times as much."""
 
-    def __init__(self, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
+        self._body: Send = scope["send_body"]
 
     async def open(self) -> None:
         headers = [(b"content-type", JSON.encode())]
@@ -41,8 +42,10 @@ class Chunks:
         # Clients wait for the headers; an empty chunk with more to come flushes them alone.
         await self._send({"type": "http.response.body", "body": b"", "more_body": True})
 
-    async def write(self, lines: Sequence[bytes], joined: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": joined, "more_body": True})
+    def write(self, found: Lines) -> Coroutine[Any, Any, None]:
+        # The server's own coroutine as it is: this is done for each client and change.
+        message = {"type": "http.response.body", "body": found.joined, "more_body": True}
+        return cast(Coroutine[Any, Any, None], self._body(message))
 
     async def close(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -65,8 +68,8 @@ class Frames:
         protocol = next((name for name in self._offered if not name.startswith(BEARER)), None)
         await self._send({"type": "websocket.accept", "subprotocol": protocol})
 
-    async def write(self, lines: Sequence[bytes], joined: bytes) -> None:
-        for line in lines:
+    async def write(self, found: Lines) -> None:
+        for line in found.lines:
             await self._send({"type": "websocket.send", "text": line.decode()})
 
     async def close(self) -> None:

@@ -1,12 +1,13 @@
-"""Follow the ring of one resource for one client, from a position on.
+"""Follow the ring of one resource, for one client (`Tail`) and for all that see alike (`Audience`).
 
-While the client keeps up, a change is sent from within the cacher's own call, without waking a
-task; `follow` waits beside it. When the client does not take what is sent, `follow` takes over
-until it does.
+A client that has all there is waits in an audience, and the next change is sent to the whole
+audience from within the cacher's own call, without waking a task for each. One that does not take
+what is sent leaves the audience and is served alone until it has caught up.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from apiserver.cache.cacher import Cacher
 from apiserver.cache.objects import Objects
@@ -14,13 +15,14 @@ from apiserver.cache.ring import Overrun
 from apiserver.cache.session import Lines
 from apiserver.http import eager
 from apiserver.http.metrics import WatchEvents
-from apiserver.http.stream import Stream
+
+Write = Callable[[Lines], Coroutine[Any, Any, None]]
 
 
-class Tail:
-    """`lines` gives what the client sees from a position on; `wrote` is when it was last sent any.
+class Audience:
+    """Clients that see the same and have all of it up to `position`.
 
-    Times are those of the event loop, in seconds.
+    `lines` gives what they see from a position on.
     """
 
     def __init__(
@@ -28,77 +30,132 @@ class Tail:
         cacher: Cacher,
         objects: Objects,
         *,
-        position: int,
-        lines: Callable[[Objects, int], Lines],
-        out: Stream,
+        lines: Callable[[int], Lines],
         sent: WatchEvents,
     ) -> None:
+        self.objects = objects
+        self.lines = lines
+        self.sent = sent
+        self.position = 0
         self._cacher = cacher
-        self._objects = objects
-        self._position = position
-        self._lines = lines
-        self._out = out
-        self._sent = sent
-        self._loop = asyncio.get_running_loop()
-        self.wrote = self._loop.time()
-        self._idle: asyncio.Future[None] | None = None  # while `follow` waits
+        self._members: dict[Tail, None] = {}
         self._called = False  # whether the cacher will call when it moves
+
+    def join(self, tail: "Tail") -> None:
+        """Take in a client that stands at the ring's end, which is where all members stand."""
+        self.position = self.objects.ring.end
+        self._members[tail] = None
+        self._await_move()
+
+    def leave(self, tail: "Tail") -> None:
+        self._members.pop(tail, None)
+
+    def _await_move(self) -> None:
+        if not self._called:
+            self._called = True
+            self._cacher.on_move(self._moved)
+
+    def _moved(self) -> None:
+        self._called = False
+        if self.objects.stale:
+            for tail in tuple(self._members):
+                self._let_go(tail, failure=Overrun())
+        while self._members and self.position < self.objects.ring.end:
+            try:
+                found = self.lines(self.position)
+            except Exception as error:  # noqa: BLE001  raised where the clients are served
+                for tail in tuple(self._members):
+                    self._let_go(tail, failure=error)
+                return
+            self.position = found.end
+            if found.lines:
+                self._send(found)
+        if self._members:
+            self._await_move()
+
+    def _send(self, found: Lines) -> None:
+        self.sent.add(found.lines, times=len(self._members))
+        now = asyncio.get_running_loop().time()
+        for tail in tuple(self._members):
+            tail.wrote = now
+            try:
+                rest = eager.start(tail.write(found))
+            except Exception as error:  # noqa: BLE001  raised where the client is served
+                self._let_go(tail, failure=error)
+            else:
+                if rest is not None:
+                    self._let_go(tail, rest=rest)
+
+    def _let_go(
+        self,
+        tail: "Tail",
+        *,
+        rest: Awaitable[None] | None = None,
+        failure: Exception | None = None,
+    ) -> None:
+        del self._members[tail]
+        tail.wake(self.position, rest, failure)
+
+
+class Tail:
+    """One client's way along the ring; `wrote` is when it was last sent anything.
+
+    Times are those of the event loop, in seconds.
+    """
+
+    def __init__(self, audience: Audience, position: int, write: Write) -> None:
+        self.write = write
+        self.wrote = asyncio.get_running_loop().time()
+        self._audience = audience
+        self._position = position
         self._rest: Awaitable[None] | None = None
         self._failure: Exception | None = None
+        self._idle = asyncio.Event()  # set when there is something to do
 
     async def follow(self, *, until: float | None) -> None:
         """Send what comes. Returns at the time `until`, when the client has all there is.
 
         `Overrun` where the client has fallen behind what is kept, or the ring ends.
         """
+        audience = self._audience
         while True:
-            rest, self._rest = self._rest or self._send(), None
-            if rest is not None:
+            if self._rest is not None:
+                rest, self._rest = self._rest, None
                 await rest
-                continue
-            self._idle = self._loop.create_future()
-            if not self._called:
-                self._called = True
-                self._cacher.on_move(self._moved)
+            await self._catch_up()
+            self._idle.clear()
+            audience.join(self)
+            late = False
             try:
                 async with asyncio.timeout_at(until):
-                    await self._idle
-                late = False
+                    await self._idle.wait()
             except TimeoutError:
                 late = True
-            self._idle = None
+            finally:
+                if not self._idle.is_set():
+                    audience.leave(self)
+                    self._position = audience.position
             if self._failure is not None:
                 raise self._failure
-            if late and self._rest is None and self._position == self._objects.ring.end:
+            if late and not self._idle.is_set():
                 return
 
-    def _send(self) -> Awaitable[None] | None:
-        """Send all there is; what is left to await where the client is not ready for it."""
-        objects = self._objects
-        if objects.stale:
-            raise Overrun
-        while self._position < objects.ring.end:
-            found = self._lines(objects, self._position)
+    def wake(self, position: int, rest: Awaitable[None] | None, failure: Exception | None) -> None:
+        """The audience has let go of this client, which stands at a position."""
+        self._position = position
+        self._rest, self._failure = rest, failure
+        self._idle.set()
+
+    async def _catch_up(self) -> None:
+        audience = self._audience
+        while self._position < audience.objects.ring.end:
+            if audience.objects.stale:
+                raise Overrun
+            found = audience.lines(self._position)
             self._position = found.end
             if found.lines:
-                self.wrote = self._loop.time()
-                self._sent.add(found.lines)
-                rest = eager.start(self._out.write(found.lines, found.joined))
-                if rest is not None:
-                    return rest
-        return None
-
-    def _moved(self) -> None:
-        """The cacher has moved."""
-        self._called = False
-        if self._idle is None or self._idle.done():
-            return
-        try:
-            self._rest = self._send()
-        except Exception as error:  # noqa: BLE001  raised where the client is served
-            self._failure = error
-        if self._rest is None and self._failure is None:
-            self._called = True
-            self._cacher.on_move(self._moved)
-        else:
-            self._idle.set_result(None)
+                audience.sent.add(found.lines)
+                await self.write(found)
+                self.wrote = asyncio.get_running_loop().time()
+        if audience.objects.stale:
+            raise Overrun

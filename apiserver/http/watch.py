@@ -6,6 +6,7 @@ that is slower than the ring is ended with 410 and lists again: nobody waits for
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -22,7 +23,7 @@ from apiserver.http.metrics import Metrics
 from apiserver.http.negotiation import Output
 from apiserver.http.options import WatchOptions
 from apiserver.http.stream import Stream
-from apiserver.http.tail import Tail
+from apiserver.http.tail import Audience, Tail
 from apiserver.registry.reader import Reader
 
 BATCH = 1_000  # changes in one write
@@ -101,14 +102,8 @@ class Watch:
         loop = asyncio.get_running_loop()
         last = loop.time() + self._timeout - LAST_BOOKMARK
         objects, revision = await self._begin(out)
-        tail = Tail(
-            self._cacher,
-            objects,
-            position=await self._position(objects, revision),
-            lines=self._lines,
-            out=out,
-            sent=self._sent,
-        )
+        position = await self._position(objects, revision)
+        tail = Tail(self._audience(objects), position, out.write)
         while True:
             due = tail.wrote + BOOKMARK
             if last > loop.time():
@@ -119,9 +114,19 @@ class Watch:
             if loop.time() >= last:
                 last = float("-inf")
 
+    def _audience(self, objects: Objects) -> Audience:
+        """All that see the same share one: those without a selector and a transformation."""
+        alike = self._view.everything and not self._output.transform
+        found: Audience | None = objects.audiences.get(self._view.prefix) if alike else None
+        if found is None:
+            found = Audience(
+                self._cacher, objects, lines=partial(self._lines, objects), sent=self._sent
+            )
+            if alike:
+                objects.audiences[self._view.prefix] = found
+        return found
+
     def _lines(self, objects: Objects, position: int) -> Lines:
-        if not self._output.transform:
-            return session.lines(objects, self._view, position, BATCH)
         changes = objects.ring.read(position, BATCH)
         lines = [self._line(event) for event in session.seen(self._view, changes)]
         return Lines.of(lines, position + len(changes))
@@ -188,4 +193,4 @@ def _error(error: status.StatusError) -> bytes:
 
 
 async def _write(out: Stream, lines: Sequence[bytes]) -> None:
-    await out.write(lines, b"".join(lines))
+    await out.write(Lines.of(lines, 0))

@@ -59,8 +59,12 @@ def create_app(
     clock: Callable[[], float],
     rand: random.Random,
     tuning: Tuning,
+    store_name: str = "storage",
 ) -> ASGIApp:
-    """The standalone server: FastAPI within an envelope, which knows the way to the hot paths."""
+    """The standalone server: FastAPI within an envelope, which knows the way to the hot paths.
+
+    `store_name` is what the probes call the check of the store.
+    """
     cacher = Cacher(store=store, resources=[strategy.resource for strategy in STRATEGIES])
     gate = NamespaceGate(store=store)
     writer = Writer(store=store, gate=gate, clock=clock, rand=rand)
@@ -96,7 +100,7 @@ def create_app(
     async def serving() -> bool:
         return not lifecycle.draining.is_set()
 
-    live = {"ping": ping, "storage": storage_answers}
+    live = {"ping": ping, store_name: storage_answers}
     ready = {**live, "informer-sync": synced, "shutdown": serving}
     limits = Limits(tuning.reads, tuning.writes, tuning.timeout, lifecycle.stopping)
     metrics = Metrics(limits=limits)

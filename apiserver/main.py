@@ -26,7 +26,7 @@ log = structlog.get_logger()
 def main() -> None:
     """The console script. Exit status 2: bad settings; 1: the store cannot be opened."""
     try:
-        settings = Settings(_cli_parse_args=True)  # type: ignore[call-arg]
+        settings = Settings(_cli_parse_args=True)
     except ValidationError as error:
         for problem in error.errors():
             place = ".".join(str(part) for part in problem["loc"]) or "settings"
@@ -67,6 +67,7 @@ async def serve(settings: Settings) -> None:
             timeout=settings.request_timeout,
             min_watch=settings.min_request_timeout,
         ),
+        store_name="etcd" if settings.endpoints else "storage",
     )
     config = uvicorn.Config(
         app,

@@ -57,7 +57,7 @@ def unknown_fields(obj: Any, schema: str) -> list[str]:
     """`unknown field "spec.bogus"` for each field that the schema does not have."""
     found: list[str] = []
     _walk(obj, schemas.DEFINITIONS[schema], "", found, None)
-    return [f'unknown field "{path}"' for path in found]
+    return [f"unknown field {json.dumps(path, ensure_ascii=False)}" for path in found]
 
 
 def without_unknown(obj: Any, schema: str, *, keep: Collection[str]) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _duplicates(body: bytes) -> list[str]:
 
     found: list[str] = []
     _collect(json.loads(body, object_pairs_hook=build), "", found)
-    return [f'duplicate field "{path}"' for path in found]
+    return [f"duplicate field {json.dumps(path, ensure_ascii=False)}" for path in found]
 
 
 def _collect(value: Any, path: str, found: list[str]) -> None:

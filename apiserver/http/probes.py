@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 STORAGE_TIMEOUT = 2.0  # seconds
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]  # upstream's answer to any
 
 Check = Callable[[], Awaitable[bool]]
 
@@ -22,9 +23,9 @@ def router(checks: Mapping[str, Mapping[str, Check]]) -> APIRouter:
     """Routes for each endpoint (`livez`) with its named checks, together and one by one."""
     routes = APIRouter()
     for endpoint, named in checks.items():
-        routes.add_api_route(f"/{endpoint}", _all(endpoint, named), methods=["GET", "HEAD"])
+        routes.add_api_route(f"/{endpoint}", _all(endpoint, named), methods=METHODS)
         for name, check in named.items():
-            routes.add_api_route(f"/{endpoint}/{name}", _one(check), methods=["GET", "HEAD"])
+            routes.add_api_route(f"/{endpoint}/{name}", _one(check), methods=METHODS)
     return routes
 
 

@@ -44,15 +44,21 @@ class Daemon:
         """The exit status after SIGTERM."""
         return await self._end(signal.SIGTERM)
 
+    async def wait(self) -> int:
+        """The exit status of a process that ends by itself."""
+        assert self._process is not None
+        async with asyncio.timeout(15):
+            return await self._process.wait()
+
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
     def pause(self) -> None:
-        self._signal(signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        self.send_signal(signal.SIGCONT)
 
     def events(self, name: str) -> list[dict[str, object]]:
         """The log lines of this run with that event, for logs that are JSON lines."""
@@ -69,7 +75,7 @@ class Daemon:
                 raise RuntimeError(f"no {name!r} in the log:\n{self.log.read_text()[-3000:]}")
             await asyncio.sleep(0.02)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
 

@@ -1,0 +1,151 @@
+"""Section 1: request parsing and what every response carries."""
+
+import httpx
+import pytest
+
+from apiserver.api.metadata import BODY_LIMIT
+from apiserver.http.limits import WRITE_TIMEOUT
+from apiserver.settings import Settings
+from tests.apiserver.test_resources import create, policy
+
+ROOT = "/apis/net.alpha.kubernetes.io/v1alpha1"
+
+
+def test_CH02_the_limits_are_upstreams() -> None:
+    found = Settings(standalone=True)
+    assert (found.max_requests_inflight, found.max_mutating_requests_inflight) == (400, 200)
+    assert (found.request_timeout, found.min_request_timeout) == (60, 1800)
+    assert (found.shutdown_delay_duration, BODY_LIMIT, WRITE_TIMEOUT) == (0, 3145728, 34)
+
+
+async def test_CH01_CH05_CH06_every_answer_has_an_audit_id_and_is_not_cached(
+    http: httpx.AsyncClient, policies: str
+) -> None:
+    for path in (policies, "/nope", f"{policies}/none", "/version", f"{policies}?limit=x"):
+        answer = await http.get(path)
+        assert len(answer.headers["audit-id"]) == 36
+        assert answer.headers["cache-control"] == "no-cache, private"
+    echoed = await http.get(policies, headers={"Audit-ID": "mine"})
+    assert echoed.headers["audit-id"] == "mine"
+
+
+async def test_CH08_a_refusal_is_not_sniffed(http: httpx.AsyncClient) -> None:
+    answer = await http.delete("/api/v1/namespaces/default")
+    assert answer.status_code == 403
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_CH04_any_watch_but_0_and_false_is_one(
+    http: httpx.AsyncClient, policies: str
+) -> None:
+    for value, watches in (("1", True), ("abc", True), ("", True), ("0", False), ("FALSE", False)):
+        answer = await http.get(policies, params={"watch": value, "timeoutSeconds": "-1"})
+        assert ("transfer-encoding" in answer.headers) is watches, value
+
+
+async def test_CH09_warnings_are_quoted_deduplicated_and_sent_with_errors_too(
+    http: httpx.AsyncClient, policies: str
+) -> None:
+    body = policy("p") | {'odd"field': 1}
+    answer = await http.post(policies, json=body)
+    assert answer.headers.get_list("warning") == ['299 - "unknown field \\"odd\\\\\\"field\\""']
+    many = policy("q") | {f"{'x' * 300}{n}": 1 for n in range(20)}
+    headers = (await http.post(policies, json=many)).headers.get_list("warning")
+    assert len(headers) == 20
+    assert all(len(text) < 270 for text in headers)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/apis", "/apis/net.alpha.kubernetes.io", ROOT, f"{ROOT}/networkpolicys", "/version"],
+)
+async def test_CH10_a_trailing_slash_changes_nothing(http: httpx.AsyncClient, path: str) -> None:
+    with_slash, without = await http.get(f"{path}/"), await http.get(path)
+    assert with_slash.status_code == without.status_code == 200
+    assert with_slash.json() == without.json()
+
+
+async def test_CH10_other_slashes_do(http: httpx.AsyncClient) -> None:
+    for path in ("/healthz/", "/apis//net.alpha.kubernetes.io"):
+        assert (await http.get(path)).status_code == 404, path
+
+
+async def test_CH11_an_unknown_path_answers_with_the_known_ones(http: httpx.AsyncClient) -> None:
+    index = await http.get("/")
+    missing = await http.get("/nope")
+    assert (index.status_code, missing.status_code) == (200, 404)
+    assert index.headers["content-type"] == missing.headers["content-type"] == "application/json"
+    paths = index.json()["paths"]
+    assert paths == missing.json()["paths"] == sorted(paths)
+    assert {"/apis", ROOT, "/healthz", "/openapi/v3", "/metrics", "/version"} <= set(paths)
+    assert index.text.startswith('{\n  "paths": [\n    "/api')
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/apis/net.alpha.kubernetes.io/v9",
+        f"{ROOT}/nonsense",
+        f"{ROOT}/namespaces/default/networkpolicys/p/scale",
+    ],
+)
+async def test_CH12_what_a_served_group_does_not_have_is_a_status(
+    http: httpx.AsyncClient, path: str
+) -> None:
+    answer = await http.get(path)
+    assert answer.status_code == 404
+    assert answer.json() == {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": "the server could not find the requested resource",
+        "reason": "NotFound",
+        "details": {},
+        "code": 404,
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "{policies}"),
+        ("PATCH", "{policies}"),
+        ("POST", "{policies}/p"),
+        ("POST", f"{ROOT}/networkpolicys"),
+        ("DELETE", f"{ROOT}/networkpolicys"),
+        ("OPTIONS", "{policies}"),
+        ("POST", "/version"),
+    ],
+)
+async def test_CH13_CH14_E05_a_wrong_method_is_405(
+    http: httpx.AsyncClient, policies: str, method: str, path: str
+) -> None:
+    answer = await http.request(method, path.format(policies=policies))
+    assert answer.status_code == 405
+    body = answer.json()
+    assert body["message"] == "the server does not allow this method on the requested resource"
+    assert (body["reason"], body["details"]) == ("MethodNotAllowed", {})
+    assert method not in answer.headers["allow"]
+
+
+async def test_CH14_a_head_is_a_get_without_a_body(http: httpx.AsyncClient, policies: str) -> None:
+    await create(http, policies, "p")
+    for path in (f"{policies}/p", policies, f"{policies}?watch=true", "/version", "/apis"):
+        answer = await http.head(path)
+        assert (answer.status_code, answer.content) == (200, b""), path
+
+
+async def test_CH15_people_get_it_indented(http: httpx.AsyncClient, policies: str) -> None:
+    await create(http, policies, "p")
+
+    async def indented(query: str = "", **headers: str) -> bool:
+        found = await http.get(f"{policies}/p{query}", headers=headers)
+        return "\n  " in found.text
+
+    curl = {"User-Agent": "curl/8.1"}
+    assert not await indented()
+    assert await indented(**curl)
+    assert await indented("?pretty=1")
+    assert await indented(Accept="application/json;pretty=1")
+    assert not await indented("?pretty=false", **curl)

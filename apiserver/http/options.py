@@ -93,6 +93,10 @@ def revision(query: Mapping[str, str]) -> int | None:
 
 
 def listing(query: Mapping[str, str]) -> ListOptions:
+    if query.get("export"):
+        raise status.bad_request(
+            "the export parameter, deprecated since v1.14, is no longer supported"
+        )
     return ListOptions(
         revision=revision(query),
         match=query.get("resourceVersionMatch", ""),

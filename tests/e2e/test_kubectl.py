@@ -4,52 +4,17 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import Kubectl
 from tests.lab.processes import Server
-from tests.storage.etcd_server import EtcdServer
 
 pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="there is no kubectl here")
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 INPUTS = Path(__file__).resolve().parents[3] / "shared" / "inputs"
-
-Kubectl = Callable[..., Awaitable[str]]
-
-
-@pytest.fixture(scope="module", params=["sqlite", "etcd"])
-async def server(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Server]:
-    folder = tmp_path_factory.mktemp("kubectl")
-    etcd = EtcdServer(folder) if request.param == "etcd" else None
-    started = Server(folder, *(("--etcd-servers", etcd.endpoint) if etcd else ()))
-    try:
-        await started.start()
-        yield started
-    finally:
-        await started.stop()
-        if etcd:
-            etcd.kill()
-
-
-@pytest.fixture
-def kubectl(server: Server, tmp_path: Path) -> Kubectl:
-    async def run(*words: str, fails: bool = False, editor: str = "true") -> str:
-        """What kubectl printed, both streams; its exit status is checked."""
-        process = await asyncio.create_subprocess_exec(
-            "kubectl", "--server", server.url, *words,
-            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "KUBECONFIG": "/dev/null", "HOME": str(tmp_path), "EDITOR": editor},
-        )  # fmt: skip
-        output, _ = await process.communicate()
-        assert bool(process.returncode) is fails, output.decode()
-        return output.decode()
-
-    return run
 
 
 async def test_the_walk_through_of_the_post(kubectl: Kubectl, server: Server) -> None:

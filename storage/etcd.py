@@ -175,8 +175,8 @@ class EtcdStore:
                     raise Compacted(revision + 1) from error
                 if code is grpc.StatusCode.OUT_OF_RANGE:
                     raise FutureRevision(await self.revision()) from error
-                if "too large" in details:
-                    raise TooLarge(details) from error
+                if "too large" in details or "larger than max" in details:
+                    raise TooLarge(details) from error  # etcd's own limit, or its gRPC's above it
                 if self._at == at:
                     self._at = (at + 1) % len(self._kv)
                 last = attempt == len(self._kv) - 1

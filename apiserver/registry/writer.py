@@ -121,7 +121,7 @@ class Writer:
                     existing = error.current
                     continue
                 except storage.TooLarge as error:
-                    raise status.too_large(metadata.BODY_LIMIT) from error
+                    raise _too_large(error) from error
                 data = encoding.with_revision(data, revision) if revision else data
                 told = (*doubled, *_warnings(where, obj, {"metadata": {}}))
                 return Written(data, told, created=True)
@@ -236,7 +236,7 @@ class Writer:
                     raise status.conflict(resource, name) from error
                 continue
             except storage.TooLarge as error:
-                raise status.too_large(metadata.BODY_LIMIT) from error
+                raise _too_large(error) from error
             return Written(encoding.with_revision(value, revision), told)
 
     async def delete(
@@ -416,6 +416,10 @@ class Writer:
 def _copy(obj: Mapping[str, Any]) -> Json:
     copied: Json = orjson.loads(orjson.dumps(obj))
     return copied
+
+
+def _too_large(error: storage.TooLarge) -> status.StatusError:
+    return status.entity_too_large(f"the store takes no object of this size ({error})")
 
 
 def _warnings(where: Where, new: Json, old: Json) -> list[str]:

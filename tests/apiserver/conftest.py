@@ -2,12 +2,14 @@
 
 import itertools
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.lab.cluster import POLICIES, Api
 from tests.lab.processes import Server
+from tests.storage.etcd_server import EtcdServer
 
 _NAMES = itertools.count()
 
@@ -34,3 +36,15 @@ async def policies(http: httpx.AsyncClient) -> str:
     name = f"test-{next(_NAMES)}"
     await Api(http).namespace(name)
     return f"{POLICIES}/namespaces/{name}/networkpolicys"
+
+
+@pytest.fixture
+async def on_etcd(tmp_path: Path) -> AsyncIterator[tuple[Server, EtcdServer]]:
+    etcd = EtcdServer(tmp_path)
+    server = Server(tmp_path, "--etcd-servers", etcd.endpoint)
+    try:
+        await server.start()
+        yield server, etcd
+    finally:
+        etcd.kill()
+        await server.stop()

@@ -51,7 +51,7 @@ SERVED = by_version(builtin.ALL)
         ),
     ],
 )
-def test_a_path_names_a_request(
+def test_CH03_a_path_names_a_request(
     method: str, path: str, query: dict[str, str], expected: RequestInfo
 ) -> None:
     assert parse(method, ROOT + path, query, SERVED) == expected

@@ -174,23 +174,6 @@ async def test_a_body_as_curl_sends_it_and_one_in_yaml(
     assert (other.status_code, other.json()["reason"]) == (415, "UnsupportedMediaType")
 
 
-async def test_U_08_U_09_generation_counts_changes_and_no_change_writes_nothing(
-    http: httpx.AsyncClient, policies: str
-) -> None:
-    made = await create(http, policies, "p")
-    same = await http.put(f"{policies}/p", json=made)
-    assert same.json() == made
-    labelled = await http.patch(
-        f"{policies}/p", json={"metadata": {"labels": {"a": "x"}}}, headers=MERGE
-    )
-    assert labelled.json()["metadata"]["generation"] == 1
-    changed = await http.patch(
-        f"{policies}/p", json={"spec": {"allowIncoming": None}}, headers=MERGE
-    )
-    assert changed.json()["metadata"]["generation"] == 2
-    assert "allowIncoming" not in changed.json()["spec"]
-
-
 async def test_patches(http: httpx.AsyncClient, policies: str) -> None:
     await create(http, policies, "p")
     path = f"{policies}/p"
@@ -211,35 +194,6 @@ async def test_patches(http: httpx.AsyncClient, policies: str) -> None:
     assert old.json()["spec"]["allowIncoming"] == []
     typeless = await http.patch(path, json={}, headers={"Content-Type": "application/json"})
     assert typeless.status_code == 415
-
-
-async def test_patches_that_race_are_all_applied(http: httpx.AsyncClient, policies: str) -> None:
-    await create(http, policies, "p")
-    answers = await asyncio.gather(
-        *(
-            http.patch(
-                f"{policies}/p", json={"metadata": {"labels": {f"l{n}": "x"}}}, headers=MERGE
-            )
-            for n in range(20)
-        )
-    )
-    assert {answer.status_code for answer in answers} == {200}
-    labels = (await http.get(f"{policies}/p")).json()["metadata"]["labels"]
-    assert len(labels) == 20
-
-
-async def test_U_11_status_and_spec_are_written_apart(
-    http: httpx.AsyncClient, policies: str
-) -> None:
-    made = await create(http, policies, "p")
-    answer = await http.put(
-        f"{policies}/p/status", json={**made, "spec": {}, "status": {"conditions": []}}
-    )
-    assert answer.json()["spec"] == SPEC
-    assert answer.json()["status"] == {"conditions": []}
-    assert answer.json()["metadata"]["generation"] == 1
-    kept = await http.patch(f"{policies}/p", json={"status": {"x": 1}}, headers=MERGE)
-    assert kept.json()["status"] == {"conditions": []}
 
 
 async def test_DL_deletes_and_finalizers(http: httpx.AsyncClient, policies: str) -> None:
@@ -310,15 +264,6 @@ async def test_queries(
     assert (await http.get(policies, params=query)).status_code == code
 
 
-async def test_L_13_a_revision_of_the_future_is_504_with_its_cause(
-    http: httpx.AsyncClient, policies: str
-) -> None:
-    answer = await http.get(policies, params={"resourceVersion": "99999999"})
-    assert answer.status_code == 504
-    causes = answer.json()["details"]["causes"]
-    assert [cause["reason"] for cause in causes] == ["ResourceVersionTooLarge"]
-
-
 async def test_W_a_watch_tells_what_is_there_and_then_what_happens(
     http: httpx.AsyncClient, policies: str
 ) -> None:
@@ -338,55 +283,6 @@ async def test_W_a_watch_tells_what_is_there_and_then_what_happens(
         )
 
 
-async def test_W_07_an_object_that_leaves_the_selector_is_deleted_with_its_old_content(
-    http: httpx.AsyncClient, policies: str
-) -> None:
-    start = (await http.get(policies)).json()["metadata"]["resourceVersion"]
-    query = {"resourceVersion": start, "labelSelector": "a=x"}
-    async with watching(http, policies, **query) as event:
-        await create(http, policies, "p")
-        await http.patch(f"{policies}/p", json={"metadata": {"labels": {"a": "x"}}}, headers=MERGE)
-        entered = await event()
-        left = await http.patch(
-            f"{policies}/p", json={"metadata": {"labels": {"a": "y"}}}, headers=MERGE
-        )
-        gone = await event()
-    assert (entered["type"], gone["type"]) == ("ADDED", "DELETED")
-    assert gone["object"]["metadata"]["labels"] == {"a": "x"}
-    assert (
-        gone["object"]["metadata"]["resourceVersion"] == left.json()["metadata"]["resourceVersion"]
-    )
-
-
-async def test_W_09_a_watch_list_ends_its_state_with_the_annotated_bookmark(
-    http: httpx.AsyncClient, policies: str
-) -> None:
-    await create(http, policies, "p")
-    query = {
-        "sendInitialEvents": "true",
-        "resourceVersionMatch": "NotOlderThan",
-        "allowWatchBookmarks": "true",
-    }
-    async with watching(http, policies, **query) as event:
-        assert (await event())["type"] == "ADDED"
-        bookmark = await event()
-    assert bookmark["type"] == "BOOKMARK"
-    assert bookmark["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
-
-
-async def test_W_04_W_13_a_watch_ends_in_time_and_can_be_a_table(
-    http: httpx.AsyncClient, policies: str
-) -> None:
-    await create(http, policies, "p")
-    await create(http, policies, "q")
-    answer = await http.get(policies, params={"watch": "1", "timeoutSeconds": "1"}, headers=TABLE)
-    first, second = (json.loads(line)["object"] for line in answer.text.splitlines())
-    assert first["kind"] == "Table"
-    assert first["columnDefinitions"][1]["name"] == "Pod-Selector"
-    assert first["rows"][0]["cells"][:4] == ["p", "a=x", "<any>", "80/TCP"]
-    assert second["columnDefinitions"] is None
-
-
 async def test_the_legacy_prefix_and_the_short_form_of_the_post(
     http: httpx.AsyncClient, policies: str
 ) -> None:
@@ -396,38 +292,6 @@ async def test_the_legacy_prefix_and_the_short_form_of_the_post(
     assert json.loads(answer.text)["type"] == "ADDED"
     short = policies.replace("/apis/", "/").replace("/namespaces/", "/namespace/") + "/"
     assert (await http.get(short)).json() == (await http.get(policies)).json()
-
-
-async def test_errors_are_status_objects_everywhere(http: httpx.AsyncClient) -> None:
-    for method, path, code in (
-        ("GET", "/api/v1/nope", 404),
-        ("GET", "/apis/net.alpha.kubernetes.io/v9", 404),
-        ("GET", "/apis/net.alpha.kubernetes.io/v9/networkpolicys", 404),
-        ("PUT", "/api/v1/namespaces", 405),
-        ("POST", "/version", 405),
-        ("GET", "/openapi/v3/apis/nope/v1", 404),
-    ):
-        answer = await http.request(method, path)
-        assert (answer.status_code, answer.json()["kind"]) == (code, "Status"), path
-        assert answer.headers["audit-id"]
-    huge = await http.post("/api/v1/namespaces", content=b" " * (3 * 1024 * 1024 + 1))
-    assert (huge.status_code, huge.json()["reason"]) == (413, "RequestEntityTooLarge")
-    none = await http.get("/api/v1/namespaces", headers={"Accept": "text/html"})
-    assert (none.status_code, none.json()["reason"]) == (406, "NotAcceptable")
-
-
-async def test_N_02_a_go_client_that_prefers_protobuf_gets_json(http: httpx.AsyncClient) -> None:
-    accept = {"Accept": "application/vnd.kubernetes.protobuf,application/json"}
-    answer = await http.get("/api/v1/namespaces", headers=accept)
-    assert answer.headers["content-type"] == "application/json"
-
-
-async def test_D_06_aggregated_discovery_has_its_type_and_etag(http: httpx.AsyncClient) -> None:
-    accept = {"Accept": "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"}
-    answer = await http.get("/apis", headers=accept)
-    assert answer.headers["content-type"] == accept["Accept"]
-    again = await http.get("/apis", headers={**accept, "If-None-Match": answer.headers["etag"]})
-    assert again.status_code == 304
 
 
 async def test_the_published_documents_are_what_is_served(http: httpx.AsyncClient) -> None:
@@ -479,12 +343,3 @@ async def test_a_deleted_namespace_takes_what_is_in_it_along(
     assert (await http.get(policies)).json()["items"] == []
     kept = await http.delete("/api/v1/namespaces/default")
     assert kept.status_code == 403
-
-
-async def test_H_probes_tell_how_the_server_is(http: httpx.AsyncClient) -> None:
-    for path in ("/livez", "/readyz", "/healthz"):
-        answer = await http.get(path)
-        assert (answer.status_code, answer.text) == (200, "ok")
-    told = await http.get("/readyz?verbose&exclude=storage&exclude=nope")
-    assert "[+]storage excluded: ok" in told.text
-    assert 'no matches for "nope"' in told.text

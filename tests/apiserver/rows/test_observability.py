@@ -3,7 +3,6 @@
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -39,18 +38,6 @@ async def test_H03_H04_H05_H06_a_probe_tells_its_checks(http: httpx.AsyncClient)
     )
     assert (await http.get("/livez/ping")).text == "ok"
     assert (await http.get("/livez/zz")).status_code == 404
-
-
-@pytest.fixture
-async def on_etcd(tmp_path: Path) -> AsyncIterator[tuple[Server, EtcdServer]]:
-    etcd = EtcdServer(tmp_path)
-    server = Server(tmp_path, "--etcd-servers", etcd.endpoint)
-    try:
-        await server.start()
-        yield server, etcd
-    finally:
-        etcd.kill()
-        await server.stop()
 
 
 async def test_H02_H06_H09_a_failing_check_is_named_and_its_reason_is_not(

@@ -6,16 +6,15 @@ request costs a few additions; no label carries a name that a user chose.
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
-    Counter,
     Gauge,
     GCCollector,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
 )
@@ -23,10 +22,12 @@ from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
     HistogramMetricFamily,
+    Metric,
 )
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -67,75 +68,56 @@ class Asked(NamedTuple):
 
 
 @dataclass(slots=True)
-class WatchEvents:
-    """The events that the watches of one resource were sent, and their sizes in bytes."""
+class Tally:
+    """A histogram of one series: values counted by the first bound that they do not exceed."""
 
+    bounds: Sequence[float]
     count: int = 0
-    total: int = 0
-    buckets: list[int] = field(default_factory=lambda: [0] * (len(SIZES) + 1))
+    total: float = 0
+    buckets: list[int] = field(default_factory=list)
 
-    def add(self, lines: Sequence[bytes], *, times: int = 1) -> None:
-        """Count lines that so many watches were sent."""
-        for line in lines:
-            size = len(line)
-            self.total += size * times
-            self.buckets[bisect_left(SIZES, size)] += times
-        self.count += len(lines) * times
+    def __post_init__(self) -> None:
+        self.buckets = [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float, *, times: int = 1) -> None:
+        self.buckets[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+        self.count += times
+
+    def cumulated(self) -> list[tuple[str, float]]:
+        """The buckets as the exposition has them."""
+        bounds = [*map(floatToGoString, self.bounds), "+Inf"]
+        return list(zip(bounds, map(float, accumulate(self.buckets)), strict=True))
 
 
 class Metrics:
-    """One registry with all that this process measures."""
+    """One registry with all that this process measures.
+
+    What a request changes are plain numbers, collected when somebody looks: the counters of
+    prometheus_client take a lock for each addition, and a read would pay for five.
+    """
 
     def __init__(self, *, limits: Limits) -> None:
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
-        self._requests = Counter(
-            "apiserver_request_total",
-            "Requests by kind and HTTP status code.",
-            (*KIND, "component", "dry_run", "code"),
-            registry=self._registry,
-        )
-        self._durations = Histogram(
-            "apiserver_request_duration_seconds",
-            "Time from a request to the end of its response.",
-            (*KIND, "component", "dry_run"),
-            buckets=SECONDS,
-            registry=self._registry,
-        )
-        self._sli = Histogram(
-            "apiserver_request_sli_duration_seconds",
-            "The same for requests that are answered at once, which watches are not.",
-            (*KIND, "component"),
-            buckets=SECONDS,
-            registry=self._registry,
-        )
         self._long = Gauge(
             "apiserver_longrunning_requests",
             "Watches that are open.",
             (*KIND, "component"),
             registry=self._registry,
         )
-        self._events: dict[Resource, WatchEvents] = {}
-        self._bound: dict[tuple[Asked, str, int], tuple[Counter, Histogram, Histogram | None]] = {}
-        self._registry.register(_WatchEventsCollector(self._events))
-        self._registry.register(_InFlight(limits))
+        self._requests: dict[tuple[Asked, str, int], Tally] = {}
+        self._events: dict[Resource, Tally] = {}
+        self._limits = limits
+        self._registry.register(_Collected(self._collect))
 
     def done(self, asked: Asked, dry_run: str, code: int, seconds: float) -> None:
         """Count an answered request."""
-        bound = self._bound.get((asked, dry_run, code))
-        if bound is None:
-            component = "apiserver" if asked.resource else ""
-            bound = self._bound[asked, dry_run, code] = (
-                self._requests.labels(*asked, component, dry_run, str(code)),
-                self._durations.labels(*asked, component, dry_run),
-                None if asked.verb == "WATCH" else self._sli.labels(*asked, component),
-            )
-        total, duration, sli = bound
-        total.inc()
-        duration.observe(seconds)
-        if sli is not None:
-            sli.observe(seconds)
+        tally = self._requests.get((asked, dry_run, code))
+        if tally is None:
+            tally = self._requests[asked, dry_run, code] = Tally(SECONDS)
+        tally.add(seconds)
 
     def open_watches(self, resource: Resource) -> Gauge:
         """How many watches of a resource are open."""
@@ -143,8 +125,9 @@ class Metrics:
             resource.group, resource.version, resource.plural, "", "", "WATCH", "apiserver"
         )
 
-    def watch_events(self, resource: Resource) -> WatchEvents:
-        return self._events.setdefault(resource, WatchEvents())
+    def watch_events(self, resource: Resource) -> Tally:
+        """The sizes in bytes of the events that the watches of a resource are sent."""
+        return self._events.setdefault(resource, Tally(SIZES))
 
     async def serve(self, request: Request) -> Response:
         """The exposition, rendered in a thread; OpenMetrics where that is asked for."""
@@ -157,41 +140,74 @@ class Metrics:
         response.headers["Content-Type"] = media
         return response
 
-
-class _WatchEventsCollector(Collector):
-    def __init__(self, events: dict[Resource, WatchEvents]) -> None:
-        self._events = events
-
-    def collect(self) -> Iterator[HistogramMetricFamily | CounterMetricFamily]:
-        labels = ("group", "version", "resource")
+    def _collect(self) -> Iterator[Metric]:
+        yield from self._collect_requests()
         counts = CounterMetricFamily(
-            "apiserver_watch_events", "Events that watches were sent.", labels=labels
+            "apiserver_watch_events",
+            "Events that watches were sent.",
+            labels=("group", "version", "resource"),
         )
         sizes = HistogramMetricFamily(
-            "apiserver_watch_events_sizes", "Their sizes in bytes.", labels=labels
+            "apiserver_watch_events_sizes",
+            "Their sizes in bytes.",
+            labels=("group", "version", "resource"),
         )
-        for resource, events in list(self._events.items()):
+        for resource, tally in list(self._events.items()):
             named = (resource.group, resource.version, resource.plural)
-            counts.add_metric(named, events.count)
-            below, buckets = 0, []
-            for limit, count in zip((*map(str, SIZES), "+Inf"), events.buckets, strict=True):
-                below += count
-                buckets.append((limit, float(below)))
-            sizes.add_metric(named, buckets, float(events.total))
+            counts.add_metric(named, tally.count)
+            sizes.add_metric(named, tally.cumulated(), tally.total)
         yield counts
         yield sizes
-
-
-class _InFlight(Collector):
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        gauge = GaugeMetricFamily(
+        under_way = GaugeMetricFamily(
             "apiserver_current_inflight_requests",
             "Requests under way, of those that the limits count.",
             labels=("request_kind",),
         )
-        gauge.add_metric(("readOnly",), self._limits.reading)
-        gauge.add_metric(("mutating",), self._limits.writing)
-        yield gauge
+        under_way.add_metric(("readOnly",), self._limits.reading)
+        under_way.add_metric(("mutating",), self._limits.writing)
+        yield under_way
+
+    def _collect_requests(self) -> Iterator[Metric]:
+        totals = CounterMetricFamily(
+            "apiserver_request",
+            "Requests by kind and HTTP status code.",
+            labels=(*KIND, "component", "dry_run", "code"),
+        )
+        durations = HistogramMetricFamily(
+            "apiserver_request_duration_seconds",
+            "Time from a request to the end of its response.",
+            labels=(*KIND, "component", "dry_run"),
+        )
+        sli = HistogramMetricFamily(
+            "apiserver_request_sli_duration_seconds",
+            "The same for requests that are answered at once, which watches are not.",
+            labels=(*KIND, "component"),
+        )
+        by_dry_run: dict[tuple[str, ...], Tally] = {}
+        by_kind: dict[tuple[str, ...], Tally] = {}
+        for (asked, dry_run, code), tally in list(self._requests.items()):
+            component = "apiserver" if asked.resource else ""
+            totals.add_metric((*asked, component, dry_run, str(code)), tally.count)
+            _fold(by_dry_run, (*asked, component, dry_run), tally)
+            if asked.verb != "WATCH":
+                _fold(by_kind, (*asked, component), tally)
+        yield totals
+        for family, tallies in ((durations, by_dry_run), (sli, by_kind)):
+            for labels, tally in tallies.items():
+                family.add_metric(labels, tally.cumulated(), tally.total)
+            yield family
+
+
+def _fold(tallies: dict[tuple[str, ...], Tally], labels: tuple[str, ...], more: Tally) -> None:
+    tally = tallies.setdefault(labels, Tally(SECONDS))
+    tally.count += more.count
+    tally.total += more.total
+    tally.buckets = [a + b for a, b in zip(tally.buckets, more.buckets, strict=True)]
+
+
+class _Collected(Collector):
+    def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterator[Metric]:
+        return self._collect()

@@ -5,8 +5,8 @@ below becomes a Status. Requests for resources go on past FastAPI's router: they
 """
 
 import asyncio
+import os
 import time
-import uuid
 from urllib.parse import parse_qsl
 
 import structlog
@@ -55,7 +55,7 @@ class Envelope:
             return
         received = time.perf_counter()
         fields = scope["fields"] = dict(scope["headers"])
-        audit = scope["audit"] = fields.get(b"audit-id", b"")[:64] or str(uuid.uuid4()).encode()
+        audit = scope["audit"] = fields.get(b"audit-id", b"")[:64] or _new_id()
         code = 0
         scope["send_body"] = send  # nothing is done to a body, so streams pass this by
 
@@ -97,6 +97,13 @@ class Envelope:
 
 
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
+def _new_id() -> bytes:
+    """A random UUID, at a third of the price of the library's."""
+    text = os.urandom(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}".encode()
 
 
 def first_values(query: bytes) -> dict[str, str]:

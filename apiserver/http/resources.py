@@ -74,7 +74,9 @@ class Resources:
         revision = options.revision(request.scope["query"])
         item = await self._reader.get(info.resource, where.key, info.name, revision)
         response = responses.stored(item.data, info.resource, output, now=self._clock())
-        return await self._compressed(response, request)
+        if responses.compressible(response, _field(request, b"accept-encoding")):
+            return await responses.compressed(response)
+        return response
 
     async def _list(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
@@ -85,7 +87,9 @@ class Resources:
         raw = not output.transform and not output.pretty
         found = await self._reader.list(info.resource, self._view(info, query), asked, raw=raw)
         response = responses.listing(found, info.resource, output, now=self._clock())
-        return await self._compressed(response, request)
+        if responses.compressible(response, _field(request, b"accept-encoding")):
+            return await responses.compressed(response)
+        return response
 
     async def _watch(self, info: RequestInfo, request: Request) -> ASGIApp:
         output = self._output(request, stream=True)
@@ -268,9 +272,6 @@ class Resources:
             include=query.get("includeObject", ""),
             stream=stream,
         )
-
-    async def _compressed(self, response: Response, request: Request) -> Response:
-        return await responses.compressed(response, _field(request, b"accept-encoding"))
 
     def _writing(self, kind: str, request: Request, *, apply: bool = False) -> options.WriteOptions:
         return options.writing(

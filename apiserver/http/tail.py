@@ -14,7 +14,7 @@ from apiserver.cache.objects import Objects
 from apiserver.cache.ring import Overrun
 from apiserver.cache.session import Lines
 from apiserver.http import eager
-from apiserver.http.metrics import WatchEvents
+from apiserver.http.metrics import Tally
 
 Write = Callable[[Lines], Coroutine[Any, Any, None]]
 
@@ -31,7 +31,7 @@ class Audience:
         objects: Objects,
         *,
         lines: Callable[[int], Lines],
-        sent: WatchEvents,
+        sent: Tally,
     ) -> None:
         self.objects = objects
         self.lines = lines
@@ -74,10 +74,9 @@ class Audience:
             self._await_move()
 
     def _send(self, found: Lines) -> None:
-        self.sent.add(found.lines, times=len(self._members))
-        now = asyncio.get_running_loop().time()
+        for line in found.lines:
+            self.sent.add(len(line), times=len(self._members))
         for tail in tuple(self._members):
-            tail.wrote = now
             try:
                 rest = eager.start(tail.write(found))
             except Exception as error:  # noqa: BLE001  raised where the client is served
@@ -98,14 +97,10 @@ class Audience:
 
 
 class Tail:
-    """One client's way along the ring; `wrote` is when it was last sent anything.
-
-    Times are those of the event loop, in seconds.
-    """
+    """One client's way along the ring."""
 
     def __init__(self, audience: Audience, position: int, write: Write) -> None:
         self.write = write
-        self.wrote = asyncio.get_running_loop().time()
         self._audience = audience
         self._position = position
         self._rest: Awaitable[None] | None = None
@@ -113,7 +108,7 @@ class Tail:
         self._idle = asyncio.Event()  # set when there is something to do
 
     async def follow(self, *, until: float | None) -> None:
-        """Send what comes. Returns at the time `until`, when the client has all there is.
+        """Send what comes. Returns at the loop's time `until`, when the client has all there is.
 
         `Overrun` where the client has fallen behind what is kept, or the ring ends.
         """
@@ -154,8 +149,8 @@ class Tail:
             found = audience.lines(self._position)
             self._position = found.end
             if found.lines:
-                audience.sent.add(found.lines)
+                for line in found.lines:
+                    audience.sent.add(len(line))
                 await self.write(found)
-                self.wrote = asyncio.get_running_loop().time()
         if audience.objects.stale:
             raise Overrun

@@ -100,19 +100,18 @@ class Watch:
 
     async def _run(self, out: Stream) -> None:
         loop = asyncio.get_running_loop()
-        last = loop.time() + self._timeout - LAST_BOOKMARK
+        # A watch shorter than that has no last bookmark.
+        early = self._timeout > LAST_BOOKMARK
+        last = loop.time() + self._timeout - LAST_BOOKMARK if early else float("inf")
         objects, revision = await self._begin(out)
         position = await self._position(objects, revision)
         tail = Tail(self._audience(objects), position, out.write)
         while True:
-            due = tail.wrote + BOOKMARK
-            if last > loop.time():
-                due = min(due, last)
+            due = min(loop.time() + BOOKMARK, last)
             await tail.follow(until=due if self._asked.bookmarks else None)
             await _write(out, [self._bookmark(objects.revision)])
-            tail.wrote = loop.time()
             if loop.time() >= last:
-                last = float("-inf")
+                last = float("inf")
 
     def _audience(self, objects: Objects) -> Audience:
         """All that see the same share one: those without a selector and a transformation."""
@@ -141,7 +140,8 @@ class Watch:
         for first in range(0, len(found.items), BATCH):
             items = found.items[first : first + BATCH]
             lines = [self._line(event) for event in session.initial(items)]
-            self._sent.add(lines)
+            for line in lines:
+                self._sent.add(len(line))
             await _write(out, lines)
         if self._asked.marked:
             await _write(out, [self._bookmark(found.revision, end=True)])

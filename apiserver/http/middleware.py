@@ -7,6 +7,7 @@ below becomes a Status. Requests for resources go on past FastAPI's router: they
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from urllib.parse import parse_qsl
 
 import structlog
@@ -69,6 +70,7 @@ class Envelope:
         query = scope["query"] = first_values(scope["query_string"])
         info: RequestInfo | None = None
         try:
+            _check_origin(scope, fields)
             method = scope.get("method", "GET")
             info = request_info.parse(method, scope["path"], query, self._served)
             scope["request_info"] = info
@@ -84,8 +86,8 @@ class Envelope:
             await _fail(error, scope, receive, answer)
         finally:
             asked = Asked.of(info, scope.get("method", "GET"), _applies(info, scope))
-            seconds = time.perf_counter() - received
-            self._metrics.done(asked, query.get("dryRun", "")[:3], code, seconds)
+            dry_run = "All" if query.get("dryRun") == "All" else ""
+            self._metrics.done(asked, dry_run, code, time.perf_counter() - received)
 
     def _headers(self, message: Message, audit: bytes) -> list[tuple[bytes, bytes]]:
         headers = [*message.get("headers", ()), (b"audit-id", audit)]
@@ -97,6 +99,21 @@ class Envelope:
 
 
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+
+
+def _check_origin(scope: Scope, fields: Mapping[bytes, bytes]) -> None:
+    """403 for a page of another site: its browser may reach loopback, and asks nobody.
+
+    What only reads is kept from such a page by the browser, but for WebSockets.
+    """
+    origin = fields.get(b"origin")
+    if origin is None or scope.get("method") in ("GET", "HEAD"):
+        return
+    if origin.partition(b"://")[2] != fields.get(b"host"):
+        shown = origin.decode("latin-1")
+        raise status.StatusError(
+            403, "Forbidden", f"forbidden: pages of {shown} may not use this server", {}
+        )
 
 
 def _new_id() -> bytes:

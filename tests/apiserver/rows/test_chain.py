@@ -2,11 +2,15 @@
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from apiserver.api.metadata import BODY_LIMIT
 from apiserver.http.limits import WRITE_TIMEOUT
 from apiserver.settings import Settings
 from tests.apiserver.test_resources import create, policy
+from tests.lab.processes import Server
 
 ROOT = "/apis/net.alpha.kubernetes.io/v1alpha1"
 
@@ -149,3 +153,19 @@ async def test_CH15_people_get_it_indented(http: httpx.AsyncClient, policies: st
     assert await indented("?pretty=1")
     assert await indented(Accept="application/json;pretty=1")
     assert not await indented("?pretty=false", **curl)
+
+
+async def test_a_page_of_another_site_may_not_write_or_watch(
+    server: Server, http: httpx.AsyncClient, policies: str
+) -> None:
+    evil = {"Origin": "https://evil.example"}
+    form = {**evil, "Content-Type": "application/x-www-form-urlencoded"}
+    answer = await http.post(policies, json=policy("p"), headers=form)
+    assert (answer.status_code, answer.json()["reason"]) == (403, "Forbidden")
+    assert (await http.get(f"{policies}/p")).status_code == 404
+    url = server.url.replace("http", "ws") + f"{policies}?watch=true"
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url, origin=Origin("https://evil.example"), proxy=None)
+    assert refused.value.response.status_code == 403
+    own = {"Origin": server.url}
+    assert (await http.post(policies, json=policy("p"), headers=own)).status_code == 201

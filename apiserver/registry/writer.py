@@ -6,7 +6,6 @@ It knows no HTTP. The order of the checks is k8s.io/apiserver's
 """
 
 import random
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import orjson
 import storage
 from apiserver.api import encoding, managedfields, metadata, status
 from apiserver.api.status import Cause
+from apiserver.registry import prepare
 from apiserver.registry.gate import NamespaceGate
 from apiserver.registry.strategy import Json, Strategy
 
@@ -87,8 +87,9 @@ class Writer:
         strategy, resource = where.strategy, where.strategy.resource
         meta = obj["metadata"]
         if meta.get("resourceVersion"):
-            raise _invalid(
-                where,
+            raise prepare.invalid(
+                strategy,
+                str(meta.get("name") or ""),
                 [
                     Cause(
                         "FieldValueForbidden",
@@ -96,7 +97,6 @@ class Writer:
                         "metadata.resourceVersion",
                     )
                 ],
-                name=str(meta.get("name") or ""),
             )
         doubled = metadata.dedup_owners(meta)
         base = str(meta.get("generateName") or "")
@@ -106,13 +106,15 @@ class Writer:
                 if generated:
                     meta["name"] = metadata.generate_name(base, self._rand)
                 if attempt == 0:
-                    self._fill(where, obj, manager)
+                    origin = self._origin(where, manager) if manager is not None else None
+                    now = metadata.now_text(self._clock())
+                    prepare.fill(strategy, where.namespace, obj, origin, now=now)
                     causes = [
                         *metadata.validate_metadata(meta, namespaced=resource.namespaced),
                         *strategy.validate(obj),
                     ]
                     if causes:
-                        raise _invalid(where, causes, name=str(meta.get("name") or ""))
+                        raise prepare.invalid(strategy, str(meta.get("name") or ""), causes)
                 name = str(meta["name"])
                 key = where.prefix + name
                 try:
@@ -123,7 +125,7 @@ class Writer:
                 except storage.TooLarge as error:
                     raise _too_large(error) from error
                 data = encoding.with_revision(data, revision) if revision else data
-                told = (*doubled, *_warnings(where, obj, {"metadata": {}}))
+                told = (*doubled, *prepare.warnings(where.strategy, obj, {"metadata": {}}))
                 return Written(data, told, created=True)
         raise _exists(where, name, existing, generated=bool(base))
 
@@ -137,7 +139,7 @@ class Writer:
                     f"Precondition failed: UID in precondition: {uid}, UID in object meta: {known}"
                 )
                 raise status.conflict(where.strategy.resource, where.name, why)
-            return _copy(obj)
+            return prepare.copied(obj)
 
         return await self.update(where, replaced, **options)
 
@@ -158,7 +160,7 @@ class Writer:
         """
 
         def tracked(old: Json) -> Json:
-            wanted = change(_copy(old))
+            wanted = change(prepare.copied(old))
             if not isinstance(wanted.get("metadata"), dict):
                 raise status.bad_request("metadata must be an object")
             if manager is not None:
@@ -217,14 +219,14 @@ class Writer:
             asked = wanted["metadata"].get("resourceVersion")
             if asked and _revision(asked) != record.revision:
                 raise status.conflict(resource, name)
-            wanted = self._merge(where, old, wanted, subresource)
-            told = (*doubled, *_warnings(where, wanted, old))
-            if _gone(where.strategy, wanted):
+            wanted = prepare.merge(where.strategy, name, old, wanted, subresource)
+            told = (*doubled, *prepare.warnings(where.strategy, wanted, old))
+            if prepare.gone(where.strategy, wanted):
                 data = await self._remove(where, record, wanted, dry_run=dry_run)
                 if data is None:
                     continue
                 return Written(data, told, deleted=True)
-            if encoding.canonical(wanted) == encoding.canonical(_unversioned(old)):
+            if encoding.canonical(wanted) == encoding.canonical(prepare.unversioned(old)):
                 return Written(encoding.with_revision(record.value, record.revision), told)
             value = encoding.encode_stored(wanted)
             if dry_run:
@@ -306,73 +308,6 @@ class Writer:
             subresource=subresource,
         )
 
-    def _fill(self, where: Where, obj: Json, manager: str | None) -> None:
-        """Set what the server owns on a new object, whatever the client sent."""
-        strategy, resource = where.strategy, where.strategy.resource
-        meta = obj["metadata"]
-        if resource.namespaced:
-            meta["namespace"] = where.namespace
-        for owned in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
-            meta.pop(owned, None)
-        meta.pop("resourceVersion", None)
-        meta["uid"] = str(uuid.uuid4())
-        meta["creationTimestamp"] = metadata.now_text(self._clock())
-        if strategy.generation:
-            meta["generation"] = 1
-        if resource.status:
-            obj.pop("status", None)
-        obj["apiVersion"], obj["kind"] = resource.api_version, resource.kind
-        if manager is not None:
-            tracked = managedfields.track({}, obj, self._origin(where, manager))
-            _set_managed(meta, tracked)
-        strategy.prepare(obj)
-
-    def _merge(self, where: Where, old: Json, new: Json, subresource: str) -> Json:
-        """What an update may change, with what it may not taken from the old object."""
-        strategy, resource = where.strategy, where.strategy.resource
-        if subresource == "status":
-            merged = _copy(old)
-            merged.pop("status", None)
-            if new.get("status") is not None:
-                merged["status"] = new["status"]
-            merged["metadata"].pop("resourceVersion", None)
-            _set_managed(merged["metadata"], new["metadata"].get("managedFields"))
-            return merged
-        meta, was = new["metadata"], old["metadata"]
-        fixed = metadata.validate_metadata_update(meta, was)
-        for owned in (
-            "name",
-            "namespace",
-            "uid",
-            "creationTimestamp",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "generation",
-            "generateName",
-        ):
-            if owned in was:
-                meta[owned] = was[owned]
-            else:
-                meta.pop(owned, None)
-        for dropped in ("resourceVersion", "selfLink"):
-            meta.pop(dropped, None)
-        _set_managed(meta, meta.get("managedFields"))
-        new["apiVersion"], new["kind"] = resource.api_version, resource.kind
-        if resource.status:
-            new.pop("status", None)
-            if "status" in old:
-                new["status"] = old["status"]
-        causes = [
-            *metadata.validate_metadata(meta, namespaced=resource.namespaced),
-            *fixed,
-            *strategy.validate(new),
-        ]
-        if causes:
-            raise _invalid(where, causes)
-        if strategy.generation and _content(new) != _content(old):
-            meta["generation"] = int(was.get("generation") or 0) + 1
-        return new
-
     async def _insert(self, key: str, obj: Json, *, dry_run: bool) -> tuple[bytes, int]:
         data = encoding.encode_stored(obj)
         if not dry_run:
@@ -402,7 +337,7 @@ class Writer:
         self, where: Where, record: storage.Record, last: Json, *, dry_run: bool
     ) -> bytes | None:
         """Delete for good; the last state at the deletion's revision, None if a race was lost."""
-        last = _copy(last)
+        last = prepare.copied(last)
         last["metadata"].pop("resourceVersion", None)
         revision = record.revision
         if not dry_run:
@@ -413,47 +348,8 @@ class Writer:
         return encoding.with_revision(encoding.encode_stored(last), revision)
 
 
-def _copy(obj: Mapping[str, Any]) -> Json:
-    copied: Json = orjson.loads(orjson.dumps(obj))
-    return copied
-
-
 def _too_large(error: storage.TooLarge) -> status.StatusError:
     return status.entity_too_large(f"the store takes no object of this size ({error})")
-
-
-def _warnings(where: Where, new: Json, old: Json) -> list[str]:
-    noted = metadata.warn(new["metadata"], old["metadata"])
-    return [*noted, *where.strategy.warn(new)]
-
-
-def _unversioned(obj: Json) -> Json:
-    meta = {key: value for key, value in obj["metadata"].items() if key != "resourceVersion"}
-    return {**obj, "metadata": meta}
-
-
-def _set_managed(meta: Json, entries: Any) -> None:
-    """Nobody owning anything is said by no list at all."""
-    if entries:
-        meta["managedFields"] = entries
-    else:
-        meta.pop("managedFields", None)
-
-
-def _content(obj: Mapping[str, Any]) -> dict[str, Any]:
-    """What metadata.generation counts the changes of."""
-    return {
-        key: value
-        for key, value in obj.items()
-        if key not in ("metadata", "status", "apiVersion", "kind")
-    }
-
-
-def _gone(strategy: Strategy, obj: Mapping[str, Any]) -> bool:
-    """Whether an update let go of the last thing that held a terminating object."""
-    meta = obj["metadata"]
-    held = meta.get("finalizers") or strategy.linger(obj)
-    return bool(meta.get("deletionTimestamp")) and not held
 
 
 def _revision(text: object) -> int:
@@ -463,11 +359,6 @@ def _revision(text: object) -> int:
         f'metadata.resourceVersion: Invalid value: "{text}": must be a resourceVersion'
         " that this server gave"
     )
-
-
-def _invalid(where: Where, causes: list[Cause], *, name: str = "") -> status.StatusError:
-    resource = where.strategy.resource
-    return status.invalid(resource.kind, resource.group, name or where.name, causes)
 
 
 def _exists(

@@ -160,6 +160,15 @@ async def test_U11_the_status_and_the_rest_are_written_apart(
     assert answer.json()["spec"] == SPEC
     assert "labels" not in answer.json()["metadata"]
     assert (await http.get(f"{url}/status")).json() == answer.json()
+    for wrong, field in (
+        ("x", "status"),
+        ({"conditions": {}}, "status.conditions"),
+        ({"conditions": [{"type": 1}]}, "status.conditions[type=1].type"),
+        ({"conditions": conditions * 2}, "status.conditions"),
+    ):
+        refused = await patch(http, f"{url}/status", {"status": wrong})
+        assert refused.status_code == 422, wrong
+        assert [where for _, where in causes(refused)] == [field]
     stale = await http.put(f"{url}/status", json=body)
     assert stale.status_code == 409
     kept = await patch(http, url, {"status": None, "spec": {"podSelector": {"b": "b"}}})

@@ -19,6 +19,7 @@ from storage import Event, EventType, Record
 
 AFTER_SLASH = "0"  # the character that follows the slash, which ends every prefix
 JOINED = 64 << 20  # bytes of lists that a resource keeps encoded
+JOINED_FROM = 64 << 10  # bytes from which a list is kept: less is joined as fast as found
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +138,14 @@ class Objects:
         return [self._objects[key] for key in self._keys[first:last]]
 
     def joined(self, prefix: str) -> bytes:
-        """The same as JSON without the brackets, kept until one of them changes."""
+        """The same as JSON without the brackets; if large, kept until one of them changes."""
         found = self._joined.get(prefix)
         if found is None:
             found = b",".join([item.data for item in self.select(prefix)])
-            while self._joined and len(found) + sum(map(len, self._joined.values())) > JOINED:
-                del self._joined[next(iter(self._joined))]
-            self._joined[prefix] = found
+            if len(found) >= JOINED_FROM:
+                while self._joined and len(found) + sum(map(len, self._joined.values())) > JOINED:
+                    del self._joined[next(iter(self._joined))]
+                self._joined[prefix] = found
         return found
 
     def _find(self, key: str) -> int:

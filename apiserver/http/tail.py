@@ -22,7 +22,8 @@ Write = Callable[[Lines], Coroutine[Any, Any, None]]
 class Audience:
     """Clients that see the same and have all of it up to `position`.
 
-    `lines` gives what they see from a position on.
+    `lines` gives what they see from a position on. While it has members, others find it among the
+    audiences of its objects under the name `shared_as`; without one it is for a single client.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class Audience:
         *,
         lines: Callable[[int], Lines],
         sent: Tally,
+        shared_as: str = "",
     ) -> None:
         self.objects = objects
         self.lines = lines
         self.sent = sent
         self.position = 0
         self._cacher = cacher
+        self._shared_as = shared_as
         self._members: dict[Tail, None] = {}
         self._called = False  # whether the cacher will call when it moves
 
@@ -45,10 +48,18 @@ class Audience:
         """Take in a client that stands at the ring's end, which is where all members stand."""
         self.position = self.objects.ring.end
         self._members[tail] = None
+        if self._shared_as:
+            self.objects.audiences[self._shared_as] = self
         self._await_move()
 
     def leave(self, tail: "Tail") -> None:
         self._members.pop(tail, None)
+        self._forget_if_empty()
+
+    def _forget_if_empty(self) -> None:
+        # What clients name, such as a namespace, must not stay when they are gone.
+        if not self._members and self.objects.audiences.get(self._shared_as) is self:
+            del self.objects.audiences[self._shared_as]
 
     def _await_move(self) -> None:
         if not self._called:
@@ -93,6 +104,7 @@ class Audience:
         failure: Exception | None = None,
     ) -> None:
         del self._members[tail]
+        self._forget_if_empty()
         tail.wake(self.position, rest, failure)
 
 

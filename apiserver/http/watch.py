@@ -116,14 +116,15 @@ class Watch:
     def _audience(self, objects: Objects) -> Audience:
         """All that see the same share one: those without a selector and a transformation."""
         alike = self._view.everything and not self._output.transform
-        found: Audience | None = objects.audiences.get(self._view.prefix) if alike else None
-        if found is None:
-            found = Audience(
-                self._cacher, objects, lines=partial(self._lines, objects), sent=self._sent
-            )
-            if alike:
-                objects.audiences[self._view.prefix] = found
-        return found
+        prefix = self._view.prefix if alike else ""
+        found: Audience | None = objects.audiences.get(prefix)
+        return found or Audience(
+            self._cacher,
+            objects,
+            lines=partial(self._lines, objects),
+            sent=self._sent,
+            shared_as=prefix,
+        )
 
     def _lines(self, objects: Objects, position: int) -> Lines:
         changes = objects.ring.read(position, BATCH)

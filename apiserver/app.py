@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from apiserver.api import status
 from apiserver.cache.cacher import Cacher
-from apiserver.http import discovery, probes
+from apiserver.http import access, discovery, probes
 from apiserver.http.limits import Limits
 from apiserver.http.metrics import Metrics
 from apiserver.http.middleware import Envelope, failed
@@ -127,6 +127,7 @@ def create_app(
     routers = (
         discovery.router(served),
         probes.router({"healthz": live, "livez": {"ping": ping}, "readyz": ready}),
+        access.router(),
     )
     for router in routers:
         app.include_router(router)

@@ -259,6 +259,11 @@ async def test_version_and_what_is_not_there(kubectl: Kubectl, policies: Path) -
     assert "the server doesn't have a resource type" in refused
 
 
+async def test_auth_can_i(kubectl: Kubectl) -> None:
+    assert (await kubectl("auth", "can-i", "list", "networkpolicys")).startswith("yes")
+    assert (await kubectl("auth", "can-i", "create", "pods", "--quiet")) == ""
+
+
 async def test_raw_writes(kubectl: Kubectl, tmp_path: Path) -> None:
     path = "/apis/net.alpha.kubernetes.io/v1alpha1/namespaces/default/networkpolicys"
     file = tmp_path / "raw.json"

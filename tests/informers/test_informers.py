@@ -1,274 +1,230 @@
 """Informers that we did not write: no event is lost, whatever happens to their connections.
 
-Each runs as a process of its own and prints what it is told. The truth is one watch straight from
-the server, which must hold every acknowledged write.
+Each runs as a process of its own behind a proxy of its own, and prints what it is told. The
+writers speak to the server directly.
 """
 
 import asyncio
-import json
 import os
 import random
 import shutil
 import subprocess
-import sys
-from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.apiserver.test_resources import MERGE, policy
-from tests.informers.proxy import Proxy
-from tests.lab.cluster import POLICIES, Api
+from tests.informers.informer import NODE, Informer, Told
+from tests.informers.writers import NAMESPACES, Writers, history, listed, write
+from tests.lab.cluster import Api
 from tests.lab.processes import Server
 
-OPERATIONS = 10_000
-WRITERS = 16
-CUTS = 8
-NODE = Path(__file__).parent / "node"
-NAMESPACES = ("east", "west")
-NAMES = [f"p{number}" for number in range(12)]
+OPERATIONS = 10_000  # about half of them find what they need and change something
+CUTS = 10
+BETWEEN = 350  # lines that an informer is told between two cuts
 
-Told = dict[str, Any]
+_MODULES = NODE / "node_modules" / ".package-lock.json"
+_NO_NODE = not shutil.which("node") or not (shutil.which("npm") or _MODULES.exists())
+_SKIP = pytest.mark.skipif(_NO_NODE, reason="node and npm are not on this machine")
+CLIENTS = ["official", "light", pytest.param("node", marks=_SKIP)]
+PRESENT = ["official", "light", *([] if _NO_NODE else ["node"])]
 
-
-class Informer:
-    """A process that watches through the proxy, and all that it was told."""
-
-    def __init__(self, name: str, command: Sequence[str]) -> None:
-        self.name = name
-        self.told: list[Told] = []
-        self.state: dict[str, int] = {}
-        self._command = command
-        self._moved = asyncio.Condition()
-
-    @asynccontextmanager
-    async def running(self, log: Path) -> AsyncIterator["Informer"]:
-        with log.open("wb") as errors:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, stdout=asyncio.subprocess.PIPE, stderr=errors, limit=1 << 22
-            )
-        reading = asyncio.create_task(self._read(process))
-        try:
-            yield self
-        finally:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-            await reading
-
-    async def until(self, true: Callable[["Informer"], bool]) -> None:
-        try:
-            async with asyncio.timeout(30), self._moved:
-                await self._moved.wait_for(lambda: true(self))
-        except TimeoutError:
-            raise AssertionError(f"{self.name} does not get there: {self.told[-3:]}") from None
-
-    @property
-    def lists(self) -> int:
-        return sum(line["type"] == "LIST" for line in self.told)
-
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        async for text in process.stdout:
-            line = json.loads(text)
-            async with self._moved:
-                self._take(line)
-                self._moved.notify_all()
-
-    def _take(self, line: Told) -> None:
-        self.told.append(line)
-        match line["type"]:
-            case "LIST":
-                self.state = dict(line["items"])
-            case "ADDED" | "MODIFIED":
-                self.state[line["key"]] = line["version"]
-            case "DELETED":
-                self.state.pop(line["key"], None)
+each_client = pytest.mark.parametrize("client", CLIENTS)
 
 
-def informers(url: str) -> list[Informer]:
-    modules = ("official", "light")
-    found = [
-        Informer(name, (sys.executable, "-m", f"tests.informers.{name}", url)) for name in modules
-    ]
-    if shutil.which("node"):
-        found.append(Informer("node", ("node", str(NODE / "informer.mjs"), url)))
-    return found
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Ten thousand operations: what the server holds and did, and what each informer made of it."""
+
+    items: dict[str, int]
+    history: list[Told]
+    writers: Writers
+    informers: dict[str, Informer]
 
 
 @pytest.fixture(scope="module", autouse=True)
 def node_modules() -> None:
     """What the Node informer needs, from its lock file."""
-    lock = NODE / "node_modules" / ".package-lock.json"
-    if shutil.which("npm") and not lock.exists():
-        command = ("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
-        subprocess.run(command, cwd=NODE, check=True, env={**os.environ, "CI": "true"})
-
-
-class Writers:
-    """Random writes, straight to the server; `acknowledged` are the versions it answered with."""
-
-    def __init__(self, url: str, seed: int) -> None:
-        self._url = url
-        self._rand = random.Random(seed)
-        self._left = 0
-        self.acknowledged: dict[int, str] = {}
-        self.deleted = 0
-
-    async def run(self, operations: int) -> None:
-        self._left = operations
-        limits = httpx.Limits(max_connections=WRITERS)
-        async with (
-            httpx.AsyncClient(base_url=self._url, trust_env=False, limits=limits) as http,
-            asyncio.TaskGroup() as tasks,
-        ):
-            for _ in range(WRITERS):
-                tasks.create_task(self._write(http))
-
-    async def _write(self, http: httpx.AsyncClient) -> None:
-        rand = self._rand
-        while self._left > 0:
-            self._left -= 1
-            namespace, name = rand.choice(NAMESPACES), rand.choice(NAMES)
-            path = f"{POLICIES}/namespaces/{namespace}/networkpolicys"
-            labels = {"labels": {"n": str(rand.randrange(1 << 30))}}
-            match rand.randrange(4):
-                case 0:
-                    answer = await http.post(path, json=policy(name))
-                case 1:
-                    answer = await http.put(f"{path}/{name}", json=policy(name, **labels))
-                case 2:
-                    answer = await http.patch(
-                        f"{path}/{name}", json={"metadata": labels}, headers=MERGE
-                    )
-                case _:
-                    answer = await http.delete(f"{path}/{name}")
-            assert answer.status_code in (200, 201, 404, 409), answer.text
-            if answer.status_code not in (200, 201):
-                continue
-            body = answer.json()
-            if body["kind"] == "Status":
-                self.deleted += 1
-            else:
-                version = int(body["metadata"]["resourceVersion"])
-                self.acknowledged[version] = f"{namespace}/{name}"
-
-
-async def truth(url: str, start: int, end: int) -> list[Told]:
-    """Every event after a version up to another, from one watch."""
-    found: list[Told] = []
-    params = {"watch": "true", "resourceVersion": str(start), "allowWatchBookmarks": "true"}
-    path = f"{POLICIES}/networkpolicys"
-    async with (
-        httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as http,
-        http.stream("GET", path, params=params) as answer,
-    ):
-        async for text in answer.aiter_lines():
-            event = json.loads(text)
-            assert event["type"] in ("ADDED", "MODIFIED", "DELETED"), text
-            meta = event["object"]["metadata"]
-            version = int(meta["resourceVersion"])
-            key = f"{meta['namespace']}/{meta['name']}"
-            found.append({"type": event["type"], "key": key, "version": version})
-            if version >= end:
-                break
-    return found
-
-
-def check(informer: Informer, events: list[Told]) -> None:
-    """Between two lists an informer is told exactly what happened, in order."""
-    versions = [event["version"] for event in events]
-    position = 0
-    for line in informer.told:
-        version = line.get("version", 0)
-        if line["type"] == "LIST":
-            position = version
-        elif line["type"] != "ERROR" and version > position:
-            expected = events[bisect_right(versions, position)]
-            assert line == expected, f"{informer.name} was told {line} after {position}"
-            position = version
-
-
-async def listed(http: httpx.AsyncClient) -> tuple[dict[str, int], int]:
-    body = (await http.get(f"{POLICIES}/networkpolicys")).json()
-    items = {
-        f"{item['metadata']['namespace']}/{item['metadata']['name']}": int(
-            item["metadata"]["resourceVersion"]
-        )
-        for item in body["items"]
-    }
-    return items, int(body["metadata"]["resourceVersion"])
+    lock = NODE / "package-lock.json"
+    fresh = _MODULES.exists() and _MODULES.stat().st_mtime >= lock.stat().st_mtime
+    if _NO_NODE or fresh or not shutil.which("npm"):
+        return
+    command = ("npm", "ci", "--no-audit", "--no-fund", "--loglevel=error")
+    subprocess.run(command, cwd=NODE, check=True, env={**os.environ, "CI": "true"})
 
 
 @asynccontextmanager
-async def all_running(found: list[Informer], folder: Path) -> AsyncIterator[None]:
-    async with AsyncExitStack() as stack:
-        for informer in found:
-            await stack.enter_async_context(informer.running(folder / f"{informer.name}.err"))
-        for informer in found:
-            await informer.until(lambda i: i.lists > 0)
-        yield
-
-
-async def test_no_event_is_lost_in_ten_thousand_operations(tmp_path: Path) -> None:
-    server = Server(tmp_path)
-    await server.start()
+async def serving(folder: Path, *arguments: str) -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
+    server = Server(folder, *arguments)
     try:
-        async with (
-            httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as http,
-            Proxy(server.url).serving() as proxy,
-        ):
+        await server.start()
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30) as http:
             for namespace in NAMESPACES:
                 await Api(http).namespace(namespace)
-            _, start = await listed(http)
-            found = informers(proxy.url)
-            async with all_running(found, tmp_path):
-                writers = Writers(server.url, seed=1)
-                writing = asyncio.create_task(writers.run(OPERATIONS))
-                following = asyncio.create_task(_cut_now_and_then(proxy, writing))
-                await asyncio.gather(writing, following)
-                cuts = following.result()
-                await http.post(f"{POLICIES}/namespaces/east/networkpolicys", json=policy("last"))
-                expected, end = await listed(http)
-                for informer in found:
-                    await informer.until(lambda i: i.state == expected)
-                events = await truth(server.url, start, end)
-                assert cuts >= CUTS
-                versions = {event["version"]: event["key"] for event in events}
-                assert writers.acknowledged.items() <= versions.items()
-                assert sum(e["type"] == "DELETED" for e in events) == writers.deleted
-                for informer in found:
-                    check(informer, events)
-                    assert informer.lists == 1, f"{informer.name} could not resume"
-                await _relist(server, proxy, http, found)
+            yield server, http
     finally:
         await server.stop()
 
 
-async def _cut_now_and_then(proxy: Proxy, writing: "asyncio.Task[None]") -> int:
-    cuts = 0
-    while not writing.done():
-        await asyncio.wait((writing,), timeout=0.6)
-        cuts += bool(proxy.cut())
-    return cuts
+@asynccontextmanager
+async def informing(
+    names: Iterable[str], server: str, folder: Path
+) -> AsyncIterator[dict[str, Informer]]:
+    found = {name: Informer(name, server) for name in names}
+    async with AsyncExitStack() as stack:
+        for informer in found.values():
+            await stack.enter_async_context(informer.running(folder))
+        yield found
 
 
-async def _relist(
-    server: Server, proxy: Proxy, http: httpx.AsyncClient, found: list[Informer]
+@pytest.fixture(scope="module")
+async def run(tmp_path_factory: pytest.TempPathFactory, node_modules: None) -> AsyncIterator[Run]:
+    folder = tmp_path_factory.mktemp("run")
+    async with serving(folder, "--database-url", "memory:") as (server, http):
+        _, start = await listed(http)
+        async with informing(PRESENT, server.url, folder) as found:
+            writers = Writers(server.url, seed=1)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(writers.run(OPERATIONS))
+                for number, informer in enumerate(found.values()):
+                    tasks.create_task(cut_often(informer, random.Random(number)))
+            assert (await write(http, "POST", "east", "last")).status_code == 201
+            items, end = await listed(http)
+            for informer in found.values():
+                await informer.until(lambda i=informer: _last(i) >= end)  # type: ignore[misc]
+            yield Run(items, await history(http, start, end), writers, found)
+
+
+async def cut_often(informer: Informer, rand: random.Random) -> None:
+    """Every so many lines, somewhere in a line; the writers go on meanwhile."""
+    for number in range(1, CUTS + 1):
+        told = number * BETWEEN
+        await informer.until(lambda told=told: len(informer.told) >= told)  # type: ignore[misc]
+        await informer.proxy.cut_after(rand.randrange(1, 3_000))
+
+
+def _last(informer: Informer) -> int:
+    return int(informer.told[-1].get("version", 0))
+
+
+def last_of(run: Run) -> int:
+    return int(run.history[-1]["version"])
+
+
+def test_the_history_is_exactly_what_was_acknowledged(run: Run) -> None:
+    kept = {e["version"]: e["key"] for e in run.history if e["type"] != "DELETED"}
+    assert kept.pop(last_of(run)) == "east/last"
+    assert kept == run.writers.acknowledged
+    assert sum(e["type"] == "DELETED" for e in run.history) == run.writers.deleted
+    assert len(run.history) > OPERATIONS // 3
+
+
+def test_the_history_makes_sense_for_each_object(run: Run) -> None:
+    there: dict[str, int] = {}
+    last = 0
+    for event in run.history:
+        assert event["version"] > last, event
+        last = event["version"]
+        assert (event["key"] in there) == (event["type"] != "ADDED"), event
+        if event["type"] == "DELETED":
+            del there[event["key"]]
+        else:
+            there[event["key"]] = event["version"]
+    assert there == run.items
+
+
+@each_client
+def test_it_was_told_the_whole_history_once_and_in_order_over_all_cuts(
+    client: str, run: Run
 ) -> None:
-    """A server that has forgotten what a watch wants to go on from sends 410: all list again."""
-    proxy.down = True
-    proxy.cut()
-    await Writers(server.url, seed=2).run(200)
-    await server.stop()
-    await server.start()
-    proxy.down = False
-    await http.post(f"{POLICIES}/namespaces/west/networkpolicys", json=policy("after"))
-    expected, _ = await listed(http)
-    for informer in found:
-        await informer.until(lambda i: i.state == expected)
-        assert informer.lists == 2, f"{informer.name} did not list again"
+    informer = run.informers[client]
+    assert informer.lists == 1, "it resumes, it does not list again"
+    assert informer.watched() == run.history
+
+
+@each_client
+def test_its_cache_is_what_the_server_lists(client: str, run: Run) -> None:
+    assert run.informers[client].state == run.items
+
+
+SCRIPT = [
+    ("POST", "new", "ADDED"),
+    ("PATCH", "new", "MODIFIED"),
+    ("PUT", "kept", "MODIFIED"),
+    ("DELETE", "kept", "DELETED"),
+    ("DELETE", "new", "DELETED"),
+    ("POST", "kept", "ADDED"),
+]
+SEEN = [(event, f"east/{name}") for _, name, event in SCRIPT]
+
+
+async def play(http: httpx.AsyncClient) -> None:
+    for mark, (verb, name, _) in enumerate(SCRIPT, start=1):
+        assert (await write(http, verb, "east", name, mark)).is_success
+
+
+def told(informer: Informer, number: int = 1) -> list[tuple[str, str]]:
+    return [(line["type"], line["key"]) for line in informer.watched(number)]
+
+
+@each_client
+async def test_it_lists_is_told_each_change_and_goes_on_where_it_was_cut_off(
+    client: str, tmp_path: Path
+) -> None:
+    async with serving(tmp_path, "--database-url", "memory:") as (server, http):
+        await write(http, "POST", "east", "kept")
+        items, version = await listed(http)
+        async with informing([client], server.url, tmp_path) as found:
+            informer = found[client]
+            assert informer.told[0] == {"type": "LIST", "version": version, "items": items}
+            await play(http)
+            await informer.until(lambda: len(told(informer)) >= len(SEEN))
+            assert told(informer) == SEEN
+            for number in (2, 3, 4):
+                informer.proxy.down = True
+                informer.proxy.cut()
+                await play(http)
+                informer.proxy.down = False
+                count = number * len(SEEN)
+                await informer.until(lambda count=count: len(told(informer)) >= count)  # type: ignore[misc]
+                assert told(informer) == SEEN * number
+            assert informer.lists == 1
+            assert informer.state == (await listed(http))[0]
+
+
+@pytest.fixture(scope="module")
+async def forgotten(
+    tmp_path_factory: pytest.TempPathFactory, node_modules: None
+) -> AsyncIterator[tuple[dict[str, int], dict[str, Informer]]]:
+    """The end of a story: all cut off, much was written, and the server forgot it in a restart."""
+    folder = tmp_path_factory.mktemp("forgotten")
+    async with serving(folder) as (server, http):
+        await Writers(server.url, seed=2).run(50)
+        async with informing(PRESENT, server.url, folder) as found:
+            for informer in found.values():
+                informer.proxy.down = True
+                informer.proxy.cut()
+            await Writers(server.url, seed=3).run(100)
+            await server.stop()
+            await server.start()
+            for informer in found.values():
+                informer.proxy.down = False
+                await informer.until(lambda i=informer: i.lists == 2)  # type: ignore[misc]
+            assert (await write(http, "POST", "west", "after")).status_code == 201
+            items, end = await listed(http)
+            for informer in found.values():
+                await informer.until(lambda i=informer: _last(i) >= end)  # type: ignore[misc]
+            yield items, found
+
+
+@each_client
+def test_it_lists_again_when_the_server_has_forgotten_its_version(
+    client: str, forgotten: tuple[dict[str, int], dict[str, Informer]]
+) -> None:
+    items, found = forgotten
+    assert found[client].lists == 2
+    assert told(found[client], 2) == [("ADDED", "west/after")]
+    assert found[client].state == items

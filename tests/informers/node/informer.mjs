@@ -1,4 +1,5 @@
-// An informer of @kubernetes/client-node that prints what it is told, a JSON line each.
+// An informer of @kubernetes/client-node that prints what it is told, a JSON line each. Every change
+// carries the informer's own cache as it stands after it.
 import * as k8s from "@kubernetes/client-node";
 
 const PATH = "/apis/net.alpha.kubernetes.io/v1alpha1/networkpolicys";
@@ -13,22 +14,21 @@ config.loadFromOptions({
 
 const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const key = (object) => `${object.metadata.namespace}/${object.metadata.name}`;
+const version = (object) => Number(object.metadata.resourceVersion);
+const versions = (objects) => Object.fromEntries(objects.map((o) => [key(o), version(o)]));
 
 const list = async () => {
   const answer = await fetch(server + PATH);
   if (!answer.ok) throw new Error(`list: ${answer.status}`);
   const body = await answer.json();
-  const items = Object.fromEntries(
-    body.items.map((item) => [key(item), Number(item.metadata.resourceVersion)]),
-  );
-  say({ type: "LIST", version: Number(body.metadata.resourceVersion), items });
+  say({ type: "LIST", version: version(body), items: versions(body.items) });
   return body;
 };
 
 const informer = k8s.makeInformer(config, PATH, list);
 for (const [verb, type] of [["add", "ADDED"], ["update", "MODIFIED"], ["delete", "DELETED"]]) {
   informer.on(verb, (object) => {
-    say({ type, key: key(object), version: Number(object.metadata.resourceVersion) });
+    say({ type, key: key(object), version: version(object), cache: versions(informer.list()) });
   });
 }
 informer.on("error", (error) => {

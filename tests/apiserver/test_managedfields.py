@@ -161,6 +161,25 @@ def test_SSA04_force_takes_and_equal_values_are_shared() -> None:
     assert owned(live, "m3") == {".metadata.labels.a"}
 
 
+def test_SSA03_a_list_of_rules_in_the_place_of_anothers_rule_is_a_conflict() -> None:
+    rule = {"toPorts": [{"port": 80}]}
+    live = apply({}, config({"allowIncoming": rule}), by("m1"))
+    widened = config({"allowIncoming": [{}]})
+    with pytest.raises(Conflicts) as raised:
+        apply(live, widened, by("m2"))
+    (disputed,) = raised.value.fields.paths()
+    assert fieldpath.text(disputed) == ".spec.allowIncoming.toPorts"
+    taken = apply(live, widened, by("m2"), force=True)
+    assert taken["spec"] == {"allowIncoming": [{}]}
+    assert owned(taken, "m1") == set()
+    assert owned(taken, "m2") == {".spec.allowIncoming"}
+
+
+def test_SSA14_an_apply_to_the_status_may_say_nothing() -> None:
+    live = apply({}, config({"podSelector": {"a": "b"}}), by("m1"))
+    assert apply(live, config(), by("m2", subresource="status")) == live
+
+
 def test_SSA05_what_is_no_longer_applied_goes_unless_another_owns_it() -> None:
     live = apply({}, config(labels={"a": "1", "b": "1", "c": "1"}), by("m1"))
     live = apply(live, config(labels={"b": "1"}), by("m2"))

@@ -52,11 +52,13 @@ def _applied(
     new = _pruned(typed.merge(live, applied, schema), last, entries, origin)
     difference = typed.compare(live, new, schema).without(origin.reset)
     changed = difference.added | difference.modified
-    conflicts = conflict.found(entries, changed, me)
+    # What a value of another shape displaces is disputed as much as what it changes.
+    displaced = difference.removed - difference.removed.without(difference.modified)
+    conflicts = conflict.found(entries, changed | displaced, me)
     if conflicts.disputed and not force:
         raise conflicts
     entries = managers.taken(entries, conflicts.fields | difference.removed, keep=me)
-    entries.pop(me)
+    entries.pop(me, None)
     if fields := fields - OWNERLESS:
         entries[me] = Entry(fields, origin.api_version, time)
         if entries != former or changed or difference.removed:

@@ -74,7 +74,7 @@ def test_SSA06_paths_are_written_as_upstream_writes_them() -> None:
         "fieldsType": "FieldsV1",
         "fieldsV1": {
             "f:metadata": {"f:finalizers": {'v:"a.io/b"': {}}, "f:labels": {"f:x": {}}},
-            "f:spec": {"f:allowIncoming": {"f:toPorts": {}}, "f:podSelector": {}},
+            "f:spec": {"f:allowIncoming": {}, "f:podSelector": {}},
         },
     }
 
@@ -161,18 +161,26 @@ def test_SSA04_force_takes_and_equal_values_are_shared() -> None:
     assert owned(live, "m3") == {".metadata.labels.a"}
 
 
-def test_SSA03_a_list_of_rules_in_the_place_of_anothers_rule_is_a_conflict() -> None:
-    rule = {"toPorts": [{"port": 80}]}
-    live = apply({}, config({"allowIncoming": rule}), by("m1"))
-    widened = config({"allowIncoming": [{}]})
+def test_SSA03_a_rule_is_owned_as_one() -> None:
+    live = apply({}, config({"allowIncoming": {"toPorts": [{"port": 80}]}}), by("m1"))
+    for other in ({"from": [{"pods": {"a": "b"}}]}, [{}], {}):
+        with pytest.raises(Conflicts) as raised:
+            apply(live, config({"allowIncoming": other}), by("m2"))
+        (disputed,) = raised.value.fields.paths()
+        assert fieldpath.text(disputed) == ".spec.allowIncoming"
+        taken = apply(live, config({"allowIncoming": other}), by("m2"), force=True)
+        assert taken["spec"] == {"allowIncoming": other}
+        assert owned(taken, "m1") == set()
+
+
+def test_SSA03_a_value_of_another_shape_is_a_conflict() -> None:
+    one, two = by("m1", subresource="status"), by("m2", subresource="status")
+    live = apply(config(), {**config(), "status": {"x": {"a": 1}}}, one)
+    other = {**config(), "status": {"x": [1]}}
     with pytest.raises(Conflicts) as raised:
-        apply(live, widened, by("m2"))
-    (disputed,) = raised.value.fields.paths()
-    assert fieldpath.text(disputed) == ".spec.allowIncoming.toPorts"
-    taken = apply(live, widened, by("m2"), force=True)
-    assert taken["spec"] == {"allowIncoming": [{}]}
-    assert owned(taken, "m1") == set()
-    assert owned(taken, "m2") == {".spec.allowIncoming"}
+        apply(live, other, two)
+    assert ".status.x.a" in {fieldpath.text(path) for path in raised.value.fields.paths()}
+    assert apply(live, other, two, force=True)["status"] == {"x": [1]}
 
 
 def test_SSA14_an_apply_to_the_status_may_say_nothing() -> None:

@@ -60,7 +60,9 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
             "description": "The traffic that is let in: one rule, or a list of rules of which any"
             " may match. Left out, the policy allows nothing; an empty rule {} allows everything.",
             "allOf": [{"$ref": _V1 + "Rule"}],
+            # Owned as one: who may come in must not hang on what another manager stops to say.
             "x-kubernetes-list-type": "atomic",
+            "x-kubernetes-map-type": "atomic",
             **OPEN,
         },
     ),

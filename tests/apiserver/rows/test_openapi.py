@@ -128,6 +128,6 @@ async def test_O11_lists_and_maps_say_how_they_merge(http: httpx.AsyncClient) ->
     assert status["x-kubernetes-list-map-keys"] == ["type"]
     assert status["x-kubernetes-patch-merge-key"] == "type"
     spec = schemas[f"{POLICY}Spec"]["properties"]
-    assert spec["podSelector"]["x-kubernetes-map-type"] == "atomic"
+    assert {field["x-kubernetes-map-type"] for field in spec.values()} == {"atomic"}
     rule = schemas["io.k8s.kubernetes.alpha.net.v1alpha1.Rule"]["properties"]
     assert {field["x-kubernetes-list-type"] for field in rule.values()} == {"atomic"}

@@ -184,6 +184,7 @@ _FAILURES = {
     400: "The request cannot be read.",
     403: "The request is understood, and not allowed.",
     404: "There is no such object, or no such namespace.",
+    405: "The path does not take this method.",
     406: "Nothing that the client accepts can be served.",
     409: "The object exists already, or is not as the request presumes.",
     410: "The state that is asked for is no longer kept.",
@@ -194,7 +195,7 @@ _FAILURES = {
     503: "The storage cannot be reached, or the server ends; Retry-After says when.",
     504: "The request took too long, or asks for a state that is not there yet.",
 }
-_EVERY = (400, 404, 406, 429, 503, 504)
+_EVERY = (400, 404, 405, 406, 429, 503, 504)
 _READ = (*_EVERY, 410, 422)
 _WRITE = (*_EVERY, 403, 409, 413, 415, 422)
 _ANSWERS = {"get": _EVERY, "list": _READ, "watch": _READ, "watchlist": _READ}

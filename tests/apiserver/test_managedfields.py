@@ -163,7 +163,8 @@ def test_SSA04_force_takes_and_equal_values_are_shared() -> None:
 
 def test_SSA03_a_rule_is_owned_as_one() -> None:
     live = apply({}, config({"allowIncoming": {"toPorts": [{"port": 80}]}}), by("m1"))
-    for other in ({"from": [{"pods": {"a": "b"}}]}, [{}], {}):
+    others: list[Any] = [{"from": [{"pods": {"a": "b"}}]}, [{}], {}]
+    for other in others:
         with pytest.raises(Conflicts) as raised:
             apply(live, config({"allowIncoming": other}), by("m2"))
         (disputed,) = raised.value.fields.paths()

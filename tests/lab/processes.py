@@ -64,7 +64,9 @@ class Daemon:
         """The log lines of this run with that event, for logs that are JSON lines."""
         with self.log.open("rb") as lines:
             lines.seek(self._offset)
-            parsed = [json.loads(line) for line in lines if line.startswith(b"{")]
+            # The last line may be half written yet.
+            whole = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
+        parsed = [json.loads(line) for line in whole]
         return [line for line in parsed if line.get("event") == name]
 
     async def until(self, name: str, *, seconds: float = 15.0) -> None:

@@ -6,6 +6,7 @@ them, and modules with freshly made message classes stand in for them. `storage.
 """
 
 import ast
+import gc
 import importlib
 import importlib.util
 import sys
@@ -24,14 +25,16 @@ def load() -> tuple[Any, Any]:
     name = f"{PACKAGE}.etcdrpc"
     if f"{name}.rpc_pb2" not in sys.modules:
         folder = _folder()
+        pool = descriptor_pool.DescriptorPool()
+        modules = [
+            _messages(pool, (folder / f"{file}_pb2.py").read_text(), f"{name}.{file}_pb2")
+            for file in FILES
+        ]
         # The package's own __init__ imports a client that this project does not use.
         parent = ModuleType(PACKAGE)
         parent.__path__ = [str(folder.parent)]
         sys.modules.setdefault(PACKAGE, parent)
-        pool = descriptor_pool.DescriptorPool()
-        for file in FILES:
-            module = _messages(pool, (folder / f"{file}_pb2.py").read_text(), f"{name}.{file}_pb2")
-            sys.modules[module.__name__] = module
+        sys.modules.update({module.__name__: module for module in modules})
     return (
         importlib.import_module(f"{name}.rpc_pb2"),
         importlib.import_module(f"{name}.rpc_pb2_grpc"),
@@ -57,9 +60,24 @@ def _messages(pool: descriptor_pool.DescriptorPool, source: str, name: str) -> M
     return module
 
 
+def _parse(source: str) -> ast.AST:
+    """The tree, made without a garbage collection in between.
+
+    CPython 3.11 refuses its own tree (`AST constructor recursion depth mismatch`) if a finalizer
+    that a collection runs happens to call into it.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(source)
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _serialized(source: str) -> bytes:
     """The argument `serialized_pb=_b('…')` of a generated module."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parse(source)):
         if isinstance(node, ast.keyword) and node.arg == "serialized_pb":
             call = node.value
             if isinstance(call, ast.Call) and isinstance(call.args[0], ast.Constant):

@@ -83,7 +83,7 @@ async def test_D10_nothing_is_committed_before_all_three_lists_are_there(
         Route(f"{POLICIES}/networkpolicys", failing),
     ]
     port = free_port()
-    half = Uvicorn(Config(Starlette(routes=routes), port=port, log_config=None))
+    half = Uvicorn(Config(Starlette(routes=routes), port=port, lifespan="off", log_config=None))
     serving = asyncio.create_task(half.serve())
     process = enforcer(tmp_path, place[0], f"http://127.0.0.1:{port}")
     try:

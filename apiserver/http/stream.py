@@ -1,9 +1,9 @@
 """The two ways in which a watch is sent: chunks of an HTTP response, or frames of a WebSocket."""
 
-from collections.abc import Coroutine
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from apiserver.cache.session import Lines
 from apiserver.http.negotiation import JSON
@@ -34,7 +34,7 @@ class Chunks:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._body: Send = scope["send_body"]
+        self._body: Callable[[Message], Coroutine[Any, Any, None]] = scope["send_body"]
 
     async def open(self) -> None:
         headers = [(b"content-type", JSON.encode())]
@@ -44,8 +44,7 @@ class Chunks:
 
     def write(self, found: Lines) -> Coroutine[Any, Any, None]:
         # The server's own coroutine as it is: this is done for each client and change.
-        message = {"type": "http.response.body", "body": found.joined, "more_body": True}
-        return cast(Coroutine[Any, Any, None], self._body(message))
+        return self._body({"type": "http.response.body", "body": found.joined, "more_body": True})
 
     async def close(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -76,7 +76,7 @@ def decode(
 def _check_types(metadata: dict[str, Any], resource: Resource) -> None:
     """400 for metadata of another type than its schema's, in the words of Go's decoder."""
     for problem in typed.problems(metadata, DEFINITIONS[OBJECT_META], ("f:metadata",)):
-        if problem.why.startswith("expected "):
+        if problem.mistyped:
             field = fieldpath.text(problem.path).lstrip(".")
             raise status.bad_request(
                 f'{resource.kind} in version "{resource.version}" cannot be handled as a'

@@ -1,7 +1,6 @@
 """What Prometheus reads at `/metrics`, under upstream's names.
 
-k8s.io/apiserver `pkg/endpoints/metrics`. Labels are bound once for each kind of request, so that a
-request costs a few additions; no label carries a name that a user chose.
+k8s.io/apiserver `pkg/endpoints/metrics`. No label carries a name that a user chose.
 """
 
 import asyncio

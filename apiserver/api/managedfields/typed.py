@@ -25,10 +25,11 @@ SCALARS: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why an object does not fit its schema."""
+    """Why an object does not fit its schema; `mistyped`: a value is of another type than it says."""
 
     path: Path
     why: str
+    mistyped: bool = False
 
     def __str__(self) -> str:
         return f"{fieldpath.text(self.path)}: {self.why}"
@@ -56,7 +57,7 @@ def problems(value: Any, schema: Json, path: Path = ()) -> Iterator[Problem]:
         return
     if isinstance(value, dict):
         if not _takes_map(schema):
-            yield Problem(path, f"expected {_wanted(schema)}, got a map")
+            yield _mistyped(path, schema, "a map")
             return
         for key, item in value.items():
             element = fieldpath.named(key)
@@ -67,11 +68,15 @@ def problems(value: Any, schema: Json, path: Path = ()) -> Iterator[Problem]:
                 yield from problems(item, inner, (*path, element))
     elif isinstance(value, list):
         if not _takes_list(schema):
-            yield Problem(path, f"expected {_wanted(schema)}, got a list")
+            yield _mistyped(path, schema, "a list")
             return
         yield from _problems_of_items(value, schema, path)
     elif not _takes_scalar(schema, value):
-        yield Problem(path, f"expected {_wanted(schema)}, got {fieldpath.valued(value)[2:]}")
+        yield _mistyped(path, schema, fieldpath.valued(value)[2:])
+
+
+def _mistyped(path: Path, schema: Json, got: str) -> Problem:
+    return Problem(path, f"expected {_wanted(schema)}, got {got}", mistyped=True)
 
 
 def _problems_of_items(value: list[Any], schema: Json, path: Path) -> Iterator[Problem]:

@@ -43,13 +43,16 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "",
-        description="Any URL of an SQLite file; default: networkpolicys.sqlite in the state folder"
-        " ($STATE_DIRECTORY, or $XDG_STATE_HOME/networkpolicys).",
+        description="sqlite:////path/to/file or postgresql://user@host/database; default:"
+        " networkpolicys.sqlite in the state folder ($STATE_DIRECTORY, or"
+        " $XDG_STATE_HOME/networkpolicys).",
     )
     etcd_servers: str = Field(
         "", description="etcd endpoints, separated by commas; instead of a database."
     )
-    etcd_prefix: str = Field("", description="Put before every key in etcd.")
+    etcd_prefix: str = Field(
+        "/registry", description="Put before every key in etcd, as kube-apiserver's."
+    )
     etcd_cafile: Path | None = Field(None, description="CA that signed etcd's certificates.")
     etcd_certfile: Path | None = Field(None, description="Client certificate for etcd.")
     etcd_keyfile: Path | None = Field(None, description="Key of the client certificate.")

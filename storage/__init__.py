@@ -3,6 +3,7 @@
 from storage.contract import (
     Batch,
     Compacted,
+    Condition,
     Conflict,
     Event,
     EventType,
@@ -19,6 +20,7 @@ from storage.contract import (
 __all__ = [
     "Batch",
     "Compacted",
+    "Condition",
     "Conflict",
     "Event",
     "EventType",

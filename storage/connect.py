@@ -38,6 +38,11 @@ async def connect(
         from storage.sqlite import open_sqlite
 
         return await open_sqlite(database_url)
+    if database_url.startswith("postgres"):
+        from storage.postgresql import open_postgresql
+
+        return await open_postgresql(database_url)
     raise StorageError(
-        f"no engine for {database_url!r}; use sqlite+aiosqlite:////path/to/file or --etcd-servers"
+        f"no engine for {database_url!r}; use sqlite+aiosqlite:////path/to/file,"
+        " postgresql://user@host/database or --etcd-servers"
     )

@@ -59,6 +59,10 @@ class Unavailable(StorageError):
     """The engine cannot answer now. Whether a write took effect is then unknown."""
 
 
+class NotSent(Unavailable):
+    """The same, where a write is known to have had no effect."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A live key: its value, the revision that wrote it, and the one that created it."""
@@ -67,6 +71,14 @@ class Record:
     value: bytes
     revision: int
     created: int
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Another key that must still stand as `revision` wrote it when a create takes effect."""
+
+    key: str
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +147,11 @@ class Store(Protocol):
         `Compacted` or `FutureRevision` where it cannot be read.
         """
 
-    async def create(self, key: str, value: bytes) -> int:
-        """Write a key that does not exist; its revision. `KeyExists`, `TooLarge`."""
+    async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
+        """Write a key that does not exist; its revision. `KeyExists`, `TooLarge`.
+
+        `Conflict` with the condition's key where `given` does not hold.
+        """
 
     async def update(self, key: str, value: bytes, *, expected: int) -> int:
         """Replace the value that `expected` wrote; the new revision. `Conflict`, `TooLarge`."""
@@ -153,6 +168,13 @@ class Store(Protocol):
         ends the watch and frees its resources.
         """
 
+    async def tell_progress(self) -> bool:
+        """Have every open watch tell soon how far it is complete: at least to the newest revision.
+
+        False where the engine cannot be trusted to: what a watch has not told must then be read
+        from the store.
+        """
+
     async def compact(self, revision: int) -> None:
         """Forget states before `revision`: reads and watches from before it raise `Compacted`.
 
@@ -161,3 +183,7 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Free everything; watches end."""
+
+    @property
+    def name(self) -> str:
+        """The engine, as flags and metrics call it: `etcd`, `sqlite`, `postgresql`, `memory`."""

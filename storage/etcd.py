@@ -1,23 +1,22 @@
 """The shared engine: etcd 3.4 or newer, through etcd3's stubs over grpc.aio.
 
-Its modification revision is the log's revision. Reads are linearizable and go to the next endpoint
-when one fails. A write goes on to the next only where it cannot have been sent: whether a broken
-one took effect is not known, and is for the caller to find out.
+Its modification revision is the log's revision. Keys and values are laid out as kube-apiserver lays
+out a custom resource's, so that both can use one cluster, one after the other.
 """
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import grpc
 import grpc.aio
 
-from storage import etcd_proto
+from storage import retry
 from storage.contract import (
     Batch,
     Compacted,
+    Condition,
     Conflict,
     Event,
     EventType,
@@ -25,28 +24,22 @@ from storage.contract import (
     KeyExists,
     Page,
     Record,
-    TooLarge,
-    Unavailable,
 )
+from storage.etcd_client import EtcdClient
+from storage.etcd_watch import Progression, tells_progress
+from storage.joined import Joined
 
-TIMEOUT = 10.0  # seconds a request may take
+POINT = 3.0  # seconds for one key: a member that does not answer is passed over
+RANGE = 10.0  # seconds for a page of keys
+WRITE = 8.0  # seconds; etcd gives up after 7
 PAGE = 5_000  # keys a range brings at once
-RETRY = (0.05, 2.0)  # seconds before a broken watch is opened again: first and longest
-WITH_LEADER = (("hasleader", "true"),)  # a member cut off from the others ends the watch
-OPTIONS = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-)
-NOT_SENT = "failed to connect to all addresses"
-
-T = TypeVar("T")
+RETRY = (0.05, 1.0)  # seconds before a broken watch is opened again: first and longest
 
 
 class EtcdStore:
-    """See `storage.contract.Store`. `prefix` stands before every key."""
+    """See `storage.contract.Store`. `prefix` stands before every key (`--etcd-prefix`)."""
+
+    name = "etcd"
 
     def __init__(
         self,
@@ -58,21 +51,18 @@ class EtcdStore:
         keyfile: Path | None = None,
         rand: random.Random | None = None,
     ) -> None:
-        self._pb, stubs = etcd_proto.load()
-        self._prefix = prefix
+        self._client = EtcdClient(endpoints, cafile=cafile, certfile=certfile, keyfile=keyfile)
+        self._pb = self._client.pb
+        self._prefix = f"/{path}" if (path := prefix.strip("/")) else ""
         self._rand = rand or random.Random()
-        credentials = _credentials(cafile, certfile, keyfile)
-        self._channels = [_channel(endpoint, credentials) for endpoint in endpoints]
-        self._kv = [stubs.KVStub(channel) for channel in self._channels]
-        self._watch = [stubs.WatchStub(channel) for channel in self._channels]
-        self._at = 0
+        self._streams: set[_Stream] = set()
+        self._newest = Joined(self._read_newest, name="etcd revision")
 
     async def revision(self) -> int:
-        response = await self._range(self._pb.RangeRequest(key=b"\0", limit=1, keys_only=True))
-        return int(response.header.revision)
+        return await retry.reading(self._newest)
 
     async def get(self, key: str) -> tuple[Record | None, int]:
-        response = await self._range(self._pb.RangeRequest(key=self._key(key)))
+        response = await self._read(self._pb.RangeRequest(key=self._key(key)), POINT)
         record = self._record(response.kvs[0]) if response.kvs else None
         return record, response.header.revision
 
@@ -85,10 +75,11 @@ class EtcdStore:
         records: list[Record] = []
         while True:
             wanted = min(PAGE, limit - len(records)) if limit else PAGE
-            response = await self._range(
-                self._pb.RangeRequest(key=low, range_end=end, limit=wanted, revision=revision),
-                revision,
-            )
+            request = self._pb.RangeRequest(key=low, range_end=end, limit=wanted, revision=revision)
+            try:
+                response = await self._read(request, RANGE)
+            except FutureRevision:
+                raise FutureRevision(await self.revision()) from None
             revision = revision or response.header.revision
             records += map(self._record, response.kvs)
             remaining = response.count - len(response.kvs)
@@ -96,8 +87,8 @@ class EtcdStore:
                 return Page(tuple(records), revision, remaining)
             low = response.kvs[-1].key + b"\0"
 
-    async def create(self, key: str, value: bytes) -> int:
-        return await self._swap(key, 0, self._put(key, value))
+    async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
+        return await self._swap(key, 0, self._put(key, value), given)
 
     async def update(self, key: str, value: bytes, *, expected: int) -> int:
         return await self._swap(key, expected, self._put(key, value))
@@ -110,83 +101,90 @@ class EtcdStore:
     async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
         reached, delay = after, RETRY[0]
         while True:
-            call = self._watch[self._at].Watch(metadata=WITH_LEADER)
+            at = self._client.at
+            trusted = tells_progress(await self._client.version(at, seconds=POINT))
+            progression = Progression(reached, decode=self._event, progress_trusted=trusted)
+            stream = _Stream(self._client.watch(at), trusted)
+            self._streams.add(stream)
             try:
-                await call.write(self._watch_request(prefix, reached))
-                while (response := await call.read()) is not grpc.aio.EOF:
+                await stream.write(self._watch_request(prefix, reached))
+                async for response in stream.call:
                     if response.canceled:
                         if response.compact_revision:
                             raise Compacted(response.compact_revision)
                         break
                     delay = RETRY[0]
-                    events = tuple(map(self._event, response.events))
-                    # The header tells etcd's newest revision, which can be ahead of what a watch
-                    # that catches up has been sent: only the events say how far it is complete.
-                    reached = events[-1].revision if events else reached
-                    yield Batch(events, reached)
+                    if (batch := progression.take(response)) is not None:
+                        reached = batch.revision
+                        yield batch
             except grpc.aio.AioRpcError:
                 pass
             finally:
-                call.cancel()
-            self._at = (self._at + 1) % len(self._channels)
+                self._streams.discard(stream)
+                stream.call.cancel()
+            self._client.leave(at)
             await asyncio.sleep(delay * (0.5 + self._rand.random()))
             delay = min(delay * 2, RETRY[1])
 
-    async def compact(self, revision: int) -> None:
-        request = self._pb.CompactionRequest(revision=revision)
+    async def tell_progress(self) -> bool:
+        streams = [stream for stream in self._streams if stream.trusted]
+        request = self._pb.WatchRequest(progress_request=self._pb.WatchProgressRequest())
         try:
-            await self._send(lambda kv: kv.Compact(request, timeout=TIMEOUT), revision, read=True)
+            for stream in streams:
+                await stream.write(request)
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            return False  # a stream has just broken; its watch opens another
+        return bool(streams) and len(streams) == len(self._streams)
+
+    async def compact(self, revision: int) -> None:
+        try:
+            await retry.reading(lambda: self._client.compact(revision, seconds=RANGE))
+        except FutureRevision:
+            raise FutureRevision(await self.revision()) from None
         except Compacted:
             return
 
     async def close(self) -> None:
-        for channel in self._channels:
-            await channel.close()
+        await self._client.close()
 
-    async def _swap(self, key: str, expected: int, operation: Any) -> int:
-        compare = self._pb.Compare(
-            key=self._key(key), target=_MOD, result=_EQUAL, mod_revision=expected
+    async def _swap(
+        self, key: str, expected: int, operation: Any, given: Condition | None = None
+    ) -> int:
+        wanted = [(key, expected)] + ([(given.key, given.revision)] if given else [])
+        request = self._pb.TxnRequest(
+            compare=[self._compare(*pair) for pair in wanted],
+            success=[operation],
+            failure=[self._fetch(name) for name, _ in wanted],
         )
-        read = self._pb.RequestOp(request_range=self._pb.RangeRequest(key=self._key(key)))
-        request = self._pb.TxnRequest(compare=[compare], success=[operation], failure=[read])
-        response = await self._send(lambda kv: kv.Txn(request, timeout=TIMEOUT))
+        response = await retry.unsent(lambda: self._client.write(request, seconds=WRITE))
         if response.succeeded:
             return int(response.header.revision)
-        found = response.responses[0].response_range.kvs
-        current = self._record(found[0]) if found else None
+        found = [part.response_range.kvs for part in response.responses]
+        current, *others = [self._record(kvs[0]) if kvs else None for kvs in found]
+        if given is not None and (others[0] is None or others[0].revision != given.revision):
+            raise Conflict(given.key, others[0])
         if not expected and current is not None:
             raise KeyExists(current)
         raise Conflict(key, current)
 
-    async def _range(self, request: Any, revision: int = 0) -> Any:
-        return await self._send(lambda kv: kv.Range(request, timeout=TIMEOUT), revision, read=True)
+    def _compare(self, key: str, revision: int) -> Any:
+        return self._pb.Compare(
+            key=self._key(key), target=_MOD, result=_EQUAL, mod_revision=revision
+        )
 
-    async def _send(
-        self, call: Callable[[Any], Awaitable[T]], revision: int = 0, *, read: bool = False
-    ) -> T:
-        """Ask the endpoint that answered last; then the others, where that is safe."""
-        for attempt in range(len(self._kv)):
-            at = self._at
-            try:
-                return await call(self._kv[at])
-            except grpc.aio.AioRpcError as error:
-                code, details = error.code(), error.details() or ""
-                if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in details:
-                    raise Compacted(revision + 1) from error
-                if code is grpc.StatusCode.OUT_OF_RANGE:
-                    raise FutureRevision(await self.revision()) from error
-                if "too large" in details or "larger than max" in details:
-                    raise TooLarge(details) from error  # etcd's own limit, or its gRPC's above it
-                if self._at == at:
-                    self._at = (at + 1) % len(self._kv)
-                last = attempt == len(self._kv) - 1
-                if last or not (read or details.startswith(NOT_SENT)):
-                    raise Unavailable(f"etcd: {code.name}: {details}") from error
-        raise Unavailable("etcd: no endpoint")
+    def _fetch(self, key: str) -> Any:
+        return self._pb.RequestOp(request_range=self._pb.RangeRequest(key=self._key(key)))
 
     def _put(self, key: str, value: bytes) -> Any:
         request = self._pb.PutRequest(key=self._key(key), value=value)
         return self._pb.RequestOp(request_put=request)
+
+    async def _read(self, request: Any, seconds: float) -> Any:
+        return await retry.reading(lambda: self._client.read(request, seconds=seconds))
+
+    async def _read_newest(self) -> int:
+        request = self._pb.RangeRequest(key=b"\0", limit=1, keys_only=True)
+        return int((await self._client.read(request, seconds=POINT)).header.revision)
 
     def _watch_request(self, prefix: str, reached: int) -> Any:
         create = self._pb.WatchCreateRequest(
@@ -194,6 +192,7 @@ class EtcdStore:
             range_end=_prefix_end(self._key(prefix)),
             start_revision=reached + 1,
             prev_kv=True,
+            fragment=True,
         )
         return self._pb.WatchRequest(create_request=create)
 
@@ -201,7 +200,7 @@ class EtcdStore:
         return (self._prefix + key).encode()
 
     def _name(self, key: bytes) -> str:
-        return key.decode().removeprefix(self._prefix)
+        return key[len(self._prefix.encode()) :].decode()
 
     def _record(self, kv: Any) -> Record:
         return Record(self._name(kv.key), kv.value, kv.mod_revision, kv.create_revision)
@@ -217,6 +216,19 @@ class EtcdStore:
         return Event(kind, self._name(kv.key), kv.mod_revision, kv.value, previous)
 
 
+class _Stream:
+    """A call with one watch; `trusted` says whether its progress is. One write goes at a time."""
+
+    def __init__(self, call: Any, trusted: bool) -> None:
+        self.call = call
+        self.trusted = trusted
+        self._writing = asyncio.Lock()
+
+    async def write(self, request: Any) -> None:
+        async with self._writing:
+            await self.call.write(request)
+
+
 # The numbers of the enums: Compare.CompareTarget, Compare.CompareResult, Event.EventType.
 _MOD = 2
 _EQUAL = 0
@@ -227,20 +239,3 @@ def _prefix_end(prefix: bytes) -> bytes:
     """The first key after all that start with a prefix; NUL means to the end of all keys."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b"\0"
-
-
-def _credentials(
-    cafile: Path | None, certfile: Path | None, keyfile: Path | None
-) -> grpc.ChannelCredentials | None:
-    if not (cafile or certfile):
-        return None
-    read = [path.read_bytes() if path else None for path in (cafile, keyfile, certfile)]
-    return grpc.ssl_channel_credentials(*read)
-
-
-def _channel(endpoint: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-    scheme, _, address = endpoint.rpartition("://")
-    if scheme == "https" or (credentials and scheme != "http"):
-        secure = credentials or grpc.ssl_channel_credentials()
-        return grpc.aio.secure_channel(address, secure, options=OPTIONS)
-    return grpc.aio.insecure_channel(address, options=OPTIONS)

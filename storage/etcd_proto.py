@@ -2,7 +2,8 @@
 
 etcd3 0.12.0 was generated for protobuf 3, and today's protobuf refuses its `_pb2` modules; the
 serialized descriptors in them are as good as ever. They are read from the sources without running
-them, and modules with freshly made message classes stand in for them. `storage.etcd` imports it.
+them, and modules with freshly made message classes stand in for them. What etcd 3.4 added to the
+protocol since is added here. `storage.etcd_client` imports it.
 """
 
 import ast
@@ -18,6 +19,16 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 PACKAGE = "etcd3"
 FILES = ("kv", "auth", "rpc")  # each after what it depends on
+
+Field = descriptor_pb2.FieldDescriptorProto
+# etcd 3.4, `api/etcdserverpb/rpc.proto`: message, field, number, type.
+ADDED = (
+    ("WatchCreateRequest", "watch_id", 7, Field.TYPE_INT64),
+    ("WatchCreateRequest", "fragment", 8, Field.TYPE_BOOL),
+    ("WatchResponse", "fragment", 7, Field.TYPE_BOOL),
+    ("WatchRequest", "progress_request", 3, Field.TYPE_MESSAGE),
+)
+PROGRESS = "WatchProgressRequest"
 
 
 def load() -> tuple[Any, Any]:
@@ -51,6 +62,7 @@ def _folder() -> Path:
 def _messages(pool: descriptor_pool.DescriptorPool, source: str, name: str) -> ModuleType:
     """A module with a class for each message of a file, and its enums by name."""
     file = descriptor_pb2.FileDescriptorProto.FromString(_serialized(source))
+    _bring_up_to_date(file)
     pool.Add(file)
     module = ModuleType(name)
     prefix = f"{file.package}." if file.package else ""
@@ -58,6 +70,20 @@ def _messages(pool: descriptor_pool.DescriptorPool, source: str, name: str) -> M
         found = pool.FindMessageTypeByName(prefix + message.name)
         setattr(module, message.name, message_factory.GetMessageClass(found))
     return module
+
+
+def _bring_up_to_date(file: descriptor_pb2.FileDescriptorProto) -> None:
+    messages = {message.name: message for message in file.message_type}
+    if "WatchRequest" not in messages:
+        return
+    file.message_type.add(name=PROGRESS)
+    for message, name, number, kind in ADDED:
+        field = messages[message].field.add(
+            name=name, number=number, type=kind, label=Field.LABEL_OPTIONAL
+        )
+        if kind == Field.TYPE_MESSAGE:
+            field.type_name = f".{file.package}.{PROGRESS}"
+            field.oneof_index = 0
 
 
 def _parse(source: str) -> ast.AST:

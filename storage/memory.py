@@ -1,15 +1,15 @@
 """The contract in plain Python: the executable specification of the other engines.
 
-Tests hold the engines equal to it. It keeps the whole log in memory and forgets it at the end.
+Tests hold the engines equal to it. It keeps the log in memory and forgets it at the end.
 """
 
-import asyncio
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncGenerator
 
 from storage.contract import (
     Batch,
     Compacted,
+    Condition,
     Conflict,
     Event,
     EventType,
@@ -18,20 +18,25 @@ from storage.contract import (
     Page,
     Record,
 )
+from storage.wakeup import Wakeup
 
 BATCH = 1_000  # events a batch may hold
 
 
 class MemoryStore:
-    """One list of all events; every read is computed from it."""
+    """A list of all events from the compaction on, and the state before; reads compute the rest."""
+
+    name = "memory"
 
     def __init__(self) -> None:
         # Revision 1 is the empty store, as in etcd: revision 0 never names a state.
         self._revision = 1
         self._compacted = 1
+        self._before: dict[str, Record] = {}
         self._events: list[Event] = []
         self._live: dict[str, Record] = {}
-        self._moved = asyncio.Condition()
+        self._moved = Wakeup()
+        self._closed = False
 
     async def revision(self) -> int:
         return self._revision
@@ -52,20 +57,22 @@ class MemoryStore:
         records = tuple(state[key] for key in taken)
         return Page(records, revision or self._revision, len(keys) - len(taken))
 
-    async def create(self, key: str, value: bytes) -> int:
+    async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
+        if given is not None:
+            self._expect(given.key, given.revision)
         if (current := self._live.get(key)) is not None:
             raise KeyExists(current)
-        return await self._write(EventType.CREATED, key, value, None)
+        return self._write(EventType.CREATED, key, value, None)
 
     async def update(self, key: str, value: bytes, *, expected: int) -> int:
-        return await self._write(EventType.UPDATED, key, value, self._expect(key, expected))
+        return self._write(EventType.UPDATED, key, value, self._expect(key, expected))
 
     async def delete(self, key: str, *, expected: int) -> int:
-        return await self._write(EventType.DELETED, key, None, self._expect(key, expected))
+        return self._write(EventType.DELETED, key, None, self._expect(key, expected))
 
     async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
         reached, first = after, True
-        while True:
+        while not self._closed:
             if reached < self._compacted - 1:
                 raise Compacted(self._compacted)
             start = bisect_right(self._events, reached, key=lambda event: event.revision)
@@ -76,17 +83,23 @@ class MemoryStore:
                 reached = max(reached, complete)
                 yield Batch(tuple(e for e in found if e.key.startswith(prefix)), complete)
                 continue
-            async with self._moved:
-                while self._revision <= reached:
-                    await self._moved.wait()
+            await self._moved.wait()
+
+    async def tell_progress(self) -> bool:
+        return True
 
     async def compact(self, revision: int) -> None:
         if revision > self._revision:
             raise FutureRevision(self._revision)
         self._compacted = max(self._compacted, revision)
+        kept = bisect_left(self._events, self._compacted, key=lambda event: event.revision)
+        for event in self._events[:kept]:
+            _fold(self._before, event)
+        del self._events[:kept]
 
     async def close(self) -> None:
-        return None
+        self._closed = True
+        self._moved.wake()
 
     def _expect(self, key: str, expected: int) -> Record:
         current = self._live.get(key)
@@ -99,22 +112,19 @@ class MemoryStore:
             raise FutureRevision(self._revision)
         if revision < self._compacted:
             raise Compacted(self._compacted)
-        state: dict[str, Record] = {}
+        state = dict(self._before)
         for event in self._events:
             if event.revision > revision:
                 break
             _fold(state, event)
         return state
 
-    async def _write(
-        self, kind: EventType, key: str, value: bytes | None, old: Record | None
-    ) -> int:
+    def _write(self, kind: EventType, key: str, value: bytes | None, old: Record | None) -> int:
         self._revision += 1
         event = Event(kind, key, self._revision, value, old.value if old else None)
         self._events.append(event)
         _fold(self._live, event)
-        async with self._moved:
-            self._moved.notify_all()
+        self._moved.wake()
         return event.revision
 
 

@@ -65,4 +65,4 @@ class Resource:
     def prefix(self) -> str:
         """The storage prefix of all objects, laid out as kube-apiserver lays out a CRD's."""
         middle = f"{self.group}/{self.plural}" if self.group else self.plural
-        return f"/registry/{middle}/"
+        return f"/{middle}/"

@@ -1,12 +1,13 @@
 """Keeps every resource's objects equal to the store, through one list and one watch.
 
-The registry reads through it, the watch handler waits on it. It never writes. One watch over the
-whole registry prefix makes all resources share one revision, so a read is known to be fresh
-whatever resource the last write went to.
+The registry reads through it, the watch handler waits on it. It never writes. One watch over all
+that the resources' prefixes have in common makes them share one revision, so a read is known to be
+fresh whatever resource the last write went to.
 """
 
 import asyncio
 import contextlib
+import posixpath
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 import structlog
@@ -15,7 +16,6 @@ from apiserver.api.resource import Resource
 from apiserver.cache.objects import Objects
 from storage import Batch, Compacted, Store, Unavailable
 
-REGISTRY = "/registry/"
 CAPACITY = 10_000  # events a resource keeps: minutes of churn in a busy cluster
 LIMIT = 64 << 20  # bytes a resource's events may hold
 PAGE = 5_000  # records a page of the first list
@@ -38,6 +38,7 @@ class Cacher:
         self.revision = 0
         self._store = store
         self._resources = tuple(resources)
+        self._root = posixpath.commonpath([r.prefix for r in resources]).rstrip("/") + "/"
         self._capacity = capacity
         self._limit = limit
         self._objects: dict[str, Objects] = {}
@@ -100,7 +101,7 @@ class Cacher:
         self._waiting.append(call)
 
     async def _load(self) -> None:
-        page = await self._store.list(REGISTRY, limit=PAGE)
+        page = await self._store.list(self._root, limit=PAGE)
         revision = page.revision
         fresh = {
             resource.prefix: Objects(
@@ -116,7 +117,7 @@ class Cacher:
             if not page.remaining:
                 break
             page = await self._store.list(
-                REGISTRY, after=page.records[-1].key, limit=PAGE, revision=revision
+                self._root, after=page.records[-1].key, limit=PAGE, revision=revision
             )
         for objects in fresh.values():
             for key, why in objects.broken.items():
@@ -130,7 +131,7 @@ class Cacher:
         self._wake()
 
     def _follow(self) -> AsyncGenerator[Batch, None]:
-        return self._store.watch(REGISTRY, after=self.revision)
+        return self._store.watch(self._root, after=self.revision)
 
     def _apply(self, batch: Batch) -> None:
         for event in batch.events:
@@ -155,10 +156,10 @@ class Cacher:
 
 
 def _placer(objects: dict[str, Objects]) -> Callable[[str], Objects | None]:
-    """Find the resource of a key by its prefix: `/registry/pods/` or `/registry/GROUP/pods/`."""
+    """Find the resource of a key by its prefix: `/pods/` or `/GROUP/pods/`."""
 
     def place(key: str) -> Objects | None:
-        first = key.find("/", len(REGISTRY)) + 1
+        first = key.find("/", 1) + 1
         found = objects.get(key[:first])
         if found is None:
             found = objects.get(key[: key.find("/", first) + 1])

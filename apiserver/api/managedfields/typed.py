@@ -25,7 +25,7 @@ SCALARS: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why an object does not fit its schema; `mistyped`: a value is of another type than it says."""
+    """Why an object does not fit its schema; `mistyped`: by the type of a value."""
 
     path: Path
     why: str

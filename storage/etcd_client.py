@@ -1,0 +1,133 @@
+"""The connections to the members of an etcd cluster, and which of them is asked.
+
+A request goes to the member that answered last, and to the next when that fails. A write goes on
+only where it is known to have had no effect.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+
+from storage import etcd_proto
+from storage.contract import Compacted, FutureRevision, NotSent, TooLarge, Unavailable
+
+# A member that no longer hears from a leader refuses at once, before it does anything.
+WITH_LEADER = (("hasleader", "true"),)
+NO_EFFECT = ("failed to connect to all addresses", "etcdserver: no leader")
+# Keepalive finds a member that is cut off. etcd allows a ping every 5 s.
+OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.keepalive_time_ms", 6_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+
+T = TypeVar("T")
+
+
+class EtcdClient:
+    """`pb` are the messages; `at` is the member that is asked, by its place among the endpoints."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        *,
+        cafile: Path | None = None,
+        certfile: Path | None = None,
+        keyfile: Path | None = None,
+    ) -> None:
+        self.pb, stubs = etcd_proto.load()
+        credentials = _credentials(cafile, certfile, keyfile)
+        self._channels = [_channel(endpoint, credentials) for endpoint in endpoints]
+        self._kv = [stubs.KVStub(channel) for channel in self._channels]
+        self._watch = [stubs.WatchStub(channel) for channel in self._channels]
+        self._maintenance = [stubs.MaintenanceStub(channel) for channel in self._channels]
+        self.at = 0
+
+    async def read(self, request: Any, *, seconds: float) -> Any:
+        """A range, linearizable. `Compacted`, `FutureRevision`, `Unavailable`."""
+        return await self._send(
+            lambda kv: kv.Range(request, timeout=seconds, metadata=WITH_LEADER),
+            read=True,
+            revision=request.revision,
+        )
+
+    async def write(self, request: Any, *, seconds: float) -> Any:
+        """A transaction. `TooLarge`, `Unavailable`."""
+        return await self._send(
+            lambda kv: kv.Txn(request, timeout=seconds, metadata=WITH_LEADER), read=False
+        )
+
+    async def compact(self, revision: int, *, seconds: float) -> None:
+        """`Compacted` where that has been done, `FutureRevision`."""
+        request = self.pb.CompactionRequest(revision=revision)
+        await self._send(
+            lambda kv: kv.Compact(request, timeout=seconds, metadata=WITH_LEADER),
+            read=True,
+            revision=revision,
+        )
+
+    async def version(self, at: int, *, seconds: float) -> str:
+        """The version of a member; empty where it does not say."""
+        try:
+            status = await self._maintenance[at].Status(self.pb.StatusRequest(), timeout=seconds)
+        except grpc.aio.AioRpcError:
+            return ""
+        return str(status.version)
+
+    def watch(self, at: int) -> Any:
+        """A stream of watches at a member. It ends when the member loses its leader."""
+        return self._watch[at].Watch(metadata=WITH_LEADER)
+
+    def leave(self, at: int) -> None:
+        """That member does not answer: ask the next, if nobody has moved on yet."""
+        if self.at == at:
+            self.at = (at + 1) % len(self._channels)
+
+    async def close(self) -> None:
+        for channel in self._channels:
+            await channel.close()
+
+    async def _send(
+        self, call: Callable[[Any], Awaitable[T]], *, read: bool, revision: int = 0
+    ) -> T:
+        for left in reversed(range(len(self._kv))):
+            at = self.at
+            try:
+                return await call(self._kv[at])
+            except grpc.aio.AioRpcError as error:
+                details = error.details() or ""
+                if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+                    if "compacted" in details:
+                        raise Compacted(revision + 1) from error
+                    raise FutureRevision(revision - 1) from error
+                if "too large" in details or "larger than max" in details:
+                    raise TooLarge(details) from error  # etcd's own limit, or its gRPC's above it
+                self.leave(at)
+                void = details.startswith(NO_EFFECT)
+                if not left or not (read or void):
+                    kind = NotSent if void else Unavailable
+                    raise kind(f"etcd: {error.code().name}: {details}") from error
+        raise AssertionError("an etcd client has endpoints")
+
+
+def _credentials(
+    cafile: Path | None, certfile: Path | None, keyfile: Path | None
+) -> grpc.ChannelCredentials | None:
+    if not (cafile or certfile):
+        return None
+    read = [path.read_bytes() if path else None for path in (cafile, keyfile, certfile)]
+    return grpc.ssl_channel_credentials(*read)
+
+
+def _channel(endpoint: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    scheme, _, address = endpoint.rpartition("://")
+    if scheme == "https" or (credentials and scheme != "http"):
+        secure = credentials or grpc.ssl_channel_credentials()
+        return grpc.aio.secure_channel(address, secure, options=OPTIONS)
+    return grpc.aio.insecure_channel(address, options=OPTIONS)

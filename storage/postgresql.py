@@ -1,0 +1,184 @@
+"""The shared SQL engine: the log in PostgreSQL, for any number of servers.
+
+NOTIFY wakes the other servers and carries nothing: what has been committed is read from the log. A
+notification that is lost costs a second, no event. A server that stops in the middle of a
+transaction holds the log's lock for the time of `idle_in_transaction_session_timeout` at the most.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+
+import asyncpg
+import structlog
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from storage import sql_reads, sql_schema
+from storage.contract import NotSent, StorageError, Unavailable
+from storage.sql_store import SqlStore
+from storage.sql_writes import Dialect
+
+CONNECTIONS = 8
+CONNECT = 5.0  # seconds to reach the server
+TIMEOUT = 10.0  # seconds a statement may take
+START = 30.0  # seconds to wait for a server that starts at the same time
+RETRY = 0.5  # seconds between attempts to listen
+CHECK = 10.0  # seconds after which a silent connection is asked whether it still lives
+CHANNEL = "netpol_log"
+MIGRATION_LOCK = 0x6E657470  # any number that all our servers agree on
+SESSION = {
+    "application_name": "netpol-apiserver",
+    "idle_in_transaction_session_timeout": "5000",
+    "statement_timeout": "10000",
+}
+
+logger = structlog.get_logger()
+
+
+class PostgresDatabase:
+    """See `storage.sql_store.Database`."""
+
+    name = "postgresql"
+    shared = True
+    dialect = Dialect(upsert=insert, announce=text(f"NOTIFY {CHANNEL}"))
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
+        # A statement sees what was committed before it, and so what the lock waited for.
+        self._writer = engine.execution_options(isolation_level="READ COMMITTED")
+        self._snapshot = engine.execution_options(
+            isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+        self._listener: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def glance(self) -> AsyncGenerator[AsyncConnection, None]:
+        with _translated(Unavailable):
+            async with self._single.connect() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def reading(self) -> AsyncGenerator[AsyncConnection, None]:
+        with _translated(Unavailable):
+            async with self._snapshot.connect() as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def writing(self) -> AsyncGenerator[AsyncConnection, None]:
+        with _translated(NotSent):
+            connection = await self._writer.connect()
+        try:
+            with _translated(NotSent):
+                yield connection
+            with _translated(Unavailable):
+                await connection.commit()
+        finally:
+            with contextlib.suppress(*_FAILURES):
+                await connection.close()
+
+    def listen(self, store: SqlStore) -> None:
+        """Have the store look whenever another server has committed."""
+        self._listener = asyncio.create_task(self._listen(store), name="postgresql listener")
+
+    async def close(self) -> None:
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+        await self._engine.dispose()
+
+    async def _listen(self, store: SqlStore) -> None:
+        while True:
+            try:
+                async with self.glance() as connection:
+                    driver: Any = (await connection.get_raw_connection()).driver_connection
+                    await driver.add_listener(CHANNEL, lambda *_: store.look())
+                    store.look()
+                    while True:
+                        await asyncio.sleep(CHECK)
+                        await connection.execute(text("SELECT 1"))
+            except Unavailable as error:
+                logger.warning("cannot listen to postgresql; trying again", error=str(error))
+                await asyncio.sleep(RETRY)
+
+
+async def open_postgresql(url: str) -> SqlStore:
+    """Connect, bring the tables up to date, and follow the log.
+
+    `StorageError` where the server is not there within half a minute, or refuses.
+    """
+    database = open_database(url)
+    try:
+        async with asyncio.timeout(START):
+            newest = await _started(database)
+    except BaseException as error:
+        await database.close()
+        if isinstance(error, TimeoutError):
+            shown = make_url(url).render_as_string()
+            raise StorageError(f"{shown} does not answer; see the warnings above") from None
+        raise
+    store = SqlStore(database, revision=newest)
+    database.listen(store)
+    return store
+
+
+def open_database(url: str) -> PostgresDatabase:
+    """The database of the URL, with whatever tables it has; nothing is asked of it yet."""
+    try:
+        address: URL = make_url(url).set(drivername="postgresql+asyncpg")
+        engine = create_async_engine(
+            address,
+            pool_size=CONNECTIONS + 1,
+            max_overflow=0,
+            pool_timeout=TIMEOUT,
+            connect_args={
+                "timeout": CONNECT,
+                "command_timeout": TIMEOUT,
+                "server_settings": SESSION,
+            },
+        )
+    except ArgumentError as error:
+        raise StorageError(f"cannot read --database-url: {error}") from error
+    return PostgresDatabase(engine)
+
+
+async def _started(database: PostgresDatabase) -> int:
+    """The newest revision, once the tables are as they should be."""
+    while True:
+        try:
+            async with database.writing() as connection:
+                await _check_durability(connection)
+                lock = text("SELECT pg_advisory_xact_lock(:lock)")
+                await connection.execute(lock, {"lock": MIGRATION_LOCK})
+                await connection.run_sync(sql_schema.bring_up)
+                return await sql_reads.newest(connection)
+        except Unavailable as error:
+            logger.warning("postgresql not reachable; trying again", error=str(error))
+            await asyncio.sleep(RETRY)
+
+
+async def _check_durability(connection: AsyncConnection) -> None:
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        if await connection.scalar(text(f"SHOW {setting}")) in ("off", "local"):
+            logger.warning("postgresql may lose what it has acknowledged", setting=setting)
+
+
+# What SQLAlchemy does not wrap comes from asyncpg while it connects.
+_FAILURES = (SQLAlchemyError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
+@contextlib.contextmanager
+def _translated(kind: type[Unavailable]) -> Iterator[None]:
+    try:
+        yield
+    except _FAILURES as error:
+        raise kind(f"postgresql: {_first_line(error)}") from error
+
+
+def _first_line(error: Any) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,233 @@
+"""The log over a SQL database; `storage.sqlite` and `storage.postgresql` open one each.
+
+Writes go through `Groups`, so concurrent callers share a transaction. Every transaction takes the
+log's lock first, which gives revisions in the order of the commits and without a gap, whatever
+number of servers write. All watches read the newest events from memory.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import structlog
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from storage import retry, sql_reads, sql_writes
+from storage.contract import (
+    Batch,
+    Compacted,
+    Condition,
+    Event,
+    FutureRevision,
+    Page,
+    Record,
+    StorageError,
+    TooLarge,
+)
+from storage.groups import Groups
+from storage.joined import Joined
+from storage.recent import Recent
+from storage.sql_tables import log, state
+from storage.sql_writes import Committed, Dialect, Write
+from storage.wakeup import Wakeup
+
+BATCH = 1_000  # events a watch is given at once
+SWEEP = 1_000  # revisions that a transaction of a compaction looks at; writes go on in between
+POLL = 1.0  # seconds after which the commits of others are looked for, whether announced or not
+RETRY = 0.5  # seconds between attempts to learn what has been committed
+VALUE_LIMIT = 8 << 20  # bytes; far above what the server lets through
+
+logger = structlog.get_logger()
+
+
+class Database(Protocol):
+    """What the store needs of an engine. Its failures come as `Unavailable`.
+
+    `shared` says whether other processes write too. The blocks give a connection: `glance` for a
+    single statement that reads, `reading` with one snapshot for several, `writing` with a
+    transaction that is durable when the block is left; it raises `NotSent` where it is void.
+    """
+
+    name: str
+    shared: bool
+    dialect: Dialect
+
+    def glance(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
+
+    async def close(self) -> None: ...
+
+
+class SqlStore:
+    """See `storage.contract.Store`. `revision` is the newest when the store is opened."""
+
+    def __init__(self, database: Database, *, revision: int) -> None:
+        self.name = database.name
+        self._database = database
+        self._recent = Recent(revision)
+        self._moved = Wakeup()
+        self._news = asyncio.Event()
+        self._sure = True  # whether `_recent` has all that this process may have committed
+        self._closed = False
+        self._newest = Joined(self._read_newest, name=f"{self.name} revision")
+        self._groups = Groups(self._commit, name=f"{self.name} writes")
+        self._follower = asyncio.create_task(self._follow(), name=f"{self.name} follower")
+
+    async def revision(self) -> int:
+        if self._database.shared or not self._sure:
+            return await retry.reading(self._newest)
+        return self._recent.end
+
+    async def get(self, key: str) -> tuple[Record | None, int]:
+        async def attempt() -> tuple[Record | None, int]:
+            async with self._database.glance() as connection:
+                return await sql_reads.get(connection, key)
+
+        return await retry.reading(attempt)
+
+    async def list(
+        self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0
+    ) -> Page:
+        async def attempt() -> Page:
+            async with self._database.reading() as connection:
+                return await sql_reads.page(
+                    connection, prefix, after=after, limit=limit, revision=revision
+                )
+
+        return await retry.reading(attempt)
+
+    async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
+        return await self._write(Write(key, value, 0, given))
+
+    async def update(self, key: str, value: bytes, *, expected: int) -> int:
+        return await self._write(Write(key, value, expected))
+
+    async def delete(self, key: str, *, expected: int) -> int:
+        return await self._write(Write(key, None, expected))
+
+    async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
+        reached, first = after, True
+        while not self._closed:
+            current = reached >= self._recent.floor
+            if current:
+                newest, complete = self._recent.after(reached, BATCH)
+                found = tuple(event for event in newest if event.key.startswith(prefix))
+            else:
+                found, complete = await self._stored(prefix, reached)
+            if found or first or complete > reached:
+                first = False
+                reached = max(reached, complete)
+                yield Batch(found, complete)
+            elif current:
+                await self._moved.wait()
+
+    async def tell_progress(self) -> bool:
+        return True
+
+    async def compact(self, revision: int) -> None:
+        async with self._database.writing() as connection:
+            now = (await connection.execute(select(state).with_for_update())).one()
+            if revision > now.revision:
+                raise FutureRevision(now.revision)
+            mark = max(revision, now.compacted)
+            await connection.execute(update(state).values(compacted=mark))
+        self._recent.forget(mark - 1)
+        # The event at the mark can still be watched, and with it goes what it replaced.
+        for swept in range(now.swept, mark - 1, SWEEP):
+            await self._sweep(swept, min(swept + SWEEP, mark - 1))
+
+    def look(self) -> None:
+        """Others may have committed."""
+        self._news.set()
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await self._groups.close()
+        self._follower.cancel()
+        await asyncio.gather(self._follower, return_exceptions=True)
+        self._moved.wake()
+        await self._database.close()
+
+    async def _write(self, write: Write) -> int:
+        if write.value is not None and len(write.value) > VALUE_LIMIT:
+            size = len(write.value)
+            raise TooLarge(f"a value of {size} bytes is above the limit of {VALUE_LIMIT}")
+        return await self._groups.write(write)
+
+    async def _commit(self, group: Sequence[Write]) -> Sequence[int | StorageError]:
+        try:
+            if not self._sure:
+                await self._catch_up()
+            result = await retry.unsent(lambda: self._transact(group))
+        except StorageError:
+            self._sure = False
+            self._news.set()
+            raise
+        if result.before == self._recent.end:
+            self._take_in(result.events, result.revision)
+        else:
+            self._news.set()
+        return result.outcomes
+
+    async def _transact(self, group: Sequence[Write]) -> Committed:
+        async with self._database.writing() as connection:
+            return await connection.run_sync(sql_writes.commit, group, self._database.dialect)
+
+    async def _sweep(self, after: int, until: int) -> None:
+        """Remove the rows that a range of revisions replaced, and its deletions."""
+        inside = (log.c.revision > after, log.c.revision <= until)
+        async with self._database.writing() as connection:
+            replaced = select(log.c.previous).where(*inside)
+            await connection.execute(delete(log).where(log.c.revision.in_(replaced)))
+            await connection.execute(delete(log).where(*inside, log.c.value.is_(None)))
+            ahead = update(state).where(state.c.swept < until).values(swept=until)
+            await connection.execute(ahead)
+
+    async def _follow(self) -> None:
+        """Take in what others commit, and what became of a commit that failed."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL if self._database.shared else None):
+                    await self._news.wait()
+            self._news.clear()
+            try:
+                await self._catch_up()
+            except StorageError as error:
+                logger.warning("log not readable; trying again", error=str(error))
+                await asyncio.sleep(RETRY)
+                self._news.set()
+
+    async def _catch_up(self) -> None:
+        while True:
+            before = self._recent.end
+            try:
+                found, complete = await self._stored("", before)
+            except Compacted:
+                self._recent.restart(await self._read_newest())
+                self._moved.wake()
+                continue
+            self._take_in(found, complete)
+            if len(found) < BATCH:
+                self._sure = True
+                return
+
+    def _take_in(self, events: Sequence[Event], complete: int) -> None:
+        if complete > self._recent.end:
+            self._recent.extend(events, complete)
+            self._moved.wake()
+
+    async def _stored(self, prefix: str, after: int) -> tuple[tuple[Event, ...], int]:
+        async with self._database.glance() as connection:
+            return await sql_reads.events(connection, prefix, after=after, limit=BATCH)
+
+    async def _read_newest(self) -> int:
+        async with self._database.glance() as connection:
+            return await sql_reads.newest(connection)

@@ -66,10 +66,10 @@ def create_app(
     `store_name` is what the probes call the check of the store.
     """
     cacher = Cacher(store=store, resources=[strategy.resource for strategy in STRATEGIES])
-    gate = NamespaceGate(store=store)
+    gate = NamespaceGate(store=store, cacher=cacher)
     writer = Writer(store=store, gate=gate, clock=clock, rand=rand)
     reader = Reader(store=store, cacher=cacher)
-    controller = NamespaceController(writer=writer, gate=gate, cacher=cacher, strategies=STRATEGIES)
+    controller = NamespaceController(writer=writer, cacher=cacher, strategies=STRATEGIES)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -16,7 +16,7 @@ import storage
 from apiserver import logs
 from apiserver.app import Tuning, create_app
 from apiserver.lifecycle import Lifecycle
-from apiserver.server import DRAIN, KEEP_ALIVE, Server
+from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server
 from apiserver.settings import Settings
 from storage.connect import connect
 
@@ -73,6 +73,7 @@ async def serve(settings: Settings) -> None:
         app,
         host=settings.bind_address,
         port=settings.insecure_port,
+        http=Protocol,
         log_config=None,
         access_log=False,
         proxy_headers=False,

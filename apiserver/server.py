@@ -7,6 +7,7 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from apiserver.lifecycle import Lifecycle
 
@@ -14,6 +15,14 @@ KEEP_ALIVE = 75  # seconds; below the 90 s after which Go clients drop idle conn
 DRAIN = 60  # seconds that requests in flight get at shutdown, as upstream
 
 log = structlog.get_logger()
+
+
+class Protocol(HttpToolsProtocol):
+    """Lets the application drop a connection, which ASGI cannot: `scope["abort"]`."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
 
 
 class Server(uvicorn.Server):

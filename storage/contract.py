@@ -168,11 +168,11 @@ class Store(Protocol):
         ends the watch and frees its resources.
         """
 
-    async def tell_progress(self) -> bool:
-        """Have every open watch tell soon how far it is complete: at least to the newest revision.
+    async def tell_progress(self, *, force: bool = False) -> bool:
+        """Have every open watch tell soon how far it is complete, if it is: to the newest revision.
 
         False where the engine cannot be trusted to: what a watch has not told must then be read
-        from the store.
+        from the store. With `force` it is made to, at the price of a write.
         """
 
     async def compact(self, revision: int) -> None:

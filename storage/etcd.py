@@ -5,6 +5,7 @@ out a custom resource's, so that both can use one cluster, one after the other.
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -88,10 +89,10 @@ class EtcdStore:
             low = response.kvs[-1].key + b"\0"
 
     async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
-        return await self._swap(key, 0, self._put(key, value), given)
+        return await self._swap(key, 0, _put(self._pb, self._key(key), value), given)
 
     async def update(self, key: str, value: bytes, *, expected: int) -> int:
-        return await self._swap(key, expected, self._put(key, value))
+        return await self._swap(key, expected, _put(self._pb, self._key(key), value))
 
     async def delete(self, key: str, *, expected: int) -> int:
         request = self._pb.DeleteRangeRequest(key=self._key(key))
@@ -103,8 +104,10 @@ class EtcdStore:
         while True:
             at = self._client.at
             trusted = tells_progress(await self._client.version(at, seconds=POINT))
-            progression = Progression(reached, decode=self._event, progress_trusted=trusted)
-            stream = _Stream(self._client.watch(at), trusted)
+            progression = Progression(
+                reached, prefix=self._key(prefix), decode=self._event, progress_trusted=trusted
+            )
+            stream = _Stream(self._client.watch(at), _marker(self._key(prefix)), trusted)
             self._streams.add(stream)
             try:
                 await stream.write(self._watch_request(prefix, reached))
@@ -126,15 +129,19 @@ class EtcdStore:
             await asyncio.sleep(delay * (0.5 + self._rand.random()))
             delay = min(delay * 2, RETRY[1])
 
-    async def tell_progress(self) -> bool:
-        streams = [stream for stream in self._streams if stream.trusted]
-        request = self._pb.WatchRequest(progress_request=self._pb.WatchProgressRequest())
-        try:
-            for stream in streams:
-                await stream.write(request)
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            return False  # a stream has just broken; its watch opens another
-        return bool(streams) and len(streams) == len(self._streams)
+    async def tell_progress(self, *, force: bool = False) -> bool:
+        streams = tuple(self._streams)
+        asking = self._pb.WatchRequest(progress_request=self._pb.WatchProgressRequest())
+        for stream in streams:
+            if stream.trusted:
+                # A stream that has just broken is opened again, and then the watch tells by itself.
+                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    await stream.write(asking)
+        untrusted = {stream.marker for stream in streams if not stream.trusted}
+        if force and untrusted:
+            puts = [_put(self._pb, marker, b"") for marker in untrusted]
+            await self._client.write(self._pb.TxnRequest(success=puts), seconds=WRITE)
+        return bool(streams) and (force or not untrusted)
 
     async def compact(self, revision: int) -> None:
         try:
@@ -175,10 +182,6 @@ class EtcdStore:
     def _fetch(self, key: str) -> Any:
         return self._pb.RequestOp(request_range=self._pb.RangeRequest(key=self._key(key)))
 
-    def _put(self, key: str, value: bytes) -> Any:
-        request = self._pb.PutRequest(key=self._key(key), value=value)
-        return self._pb.RequestOp(request_put=request)
-
     async def _read(self, request: Any, seconds: float) -> Any:
         return await retry.reading(lambda: self._client.read(request, seconds=seconds))
 
@@ -189,7 +192,7 @@ class EtcdStore:
     def _watch_request(self, prefix: str, reached: int) -> Any:
         create = self._pb.WatchCreateRequest(
             key=self._key(prefix),
-            range_end=_prefix_end(self._key(prefix)),
+            range_end=_marker(self._key(prefix)) + b"\0",
             start_revision=reached + 1,
             prev_kv=True,
             fragment=True,
@@ -217,10 +220,14 @@ class EtcdStore:
 
 
 class _Stream:
-    """A call with one watch; `trusted` says whether its progress is. One write goes at a time."""
+    """A call with one watch; `trusted` says whether its progress is. One write goes at a time.
 
-    def __init__(self, call: Any, trusted: bool) -> None:
+    A write to `marker` shows on it after all that was written before, whatever the version of etcd.
+    """
+
+    def __init__(self, call: Any, marker: bytes, trusted: bool) -> None:
         self.call = call
+        self.marker = marker
         self.trusted = trusted
         self._writing = asyncio.Lock()
 
@@ -233,6 +240,15 @@ class _Stream:
 _MOD = 2
 _EQUAL = 0
 _DELETE = 1
+
+
+def _put(pb: Any, key: bytes, value: bytes) -> Any:
+    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))
+
+
+def _marker(prefix: bytes) -> bytes:
+    """A key right behind those of a prefix, where no list of anybody's finds it."""
+    return _prefix_end(prefix) + b"\0progress"
 
 
 def _prefix_end(prefix: bytes) -> bytes:

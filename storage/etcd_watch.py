@@ -28,23 +28,31 @@ class Progression:
     """One watch on one stream, complete to `reached`."""
 
     def __init__(
-        self, reached: int, *, decode: Callable[[Any], Event], progress_trusted: bool
+        self,
+        reached: int,
+        *,
+        prefix: bytes,
+        decode: Callable[[Any], Event],
+        progress_trusted: bool,
     ) -> None:
         self.reached = reached
+        self._prefix = prefix
         self._decode = decode
         self._progress_trusted = progress_trusted
-        self._fragments: list[Event] = []
+        self._fragments: list[Any] = []
 
     def take(self, response: Any) -> Batch | None:
         """What a response adds; None while fragments of it are missing."""
-        self._fragments += map(self._decode, response.events)
+        self._fragments += response.events
         if response.fragment:
             return None
-        events, self._fragments = tuple(self._fragments), []
+        events, self._fragments = self._fragments, []
         if events:
-            self.reached = events[-1].revision
+            self.reached = events[-1].kv.mod_revision
         elif self._progress_trusted and not response.created:
             # The header of any other response tells etcd's newest revision, which is ahead of what
             # a watch that catches up has been sent.
             self.reached = max(self.reached, response.header.revision)
-        return Batch(events, self.reached)
+        # What is watched beside the prefix only shows how far the watch is.
+        watched = [event for event in events if event.kv.key.startswith(self._prefix)]
+        return Batch(tuple(map(self._decode, watched)), self.reached)

@@ -127,7 +127,7 @@ class SqlStore:
             elif current:
                 await self._moved.wait()
 
-    async def tell_progress(self) -> bool:
+    async def tell_progress(self, *, force: bool = False) -> bool:
         return True
 
     async def compact(self, revision: int) -> None:

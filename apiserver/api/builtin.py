@@ -37,6 +37,7 @@ PODS = Resource(
     schema="io.k8s.api.core.v1.Pod",
     columns=columns.PODS,
     short_names=("po",),
+    indexed=(".spec.nodeName", ".status.phase", ".status.podIP"),
     categories=("all",),
     status=True,
 )
@@ -50,6 +51,7 @@ EVENTS = Resource(
     schema="io.k8s.api.core.v1.Event",
     columns=columns.EVENTS,
     short_names=("ev",),
+    indexed=(".involvedObject.name", ".involvedObject.uid", ".reason"),
 )
 THIRDPARTYRESOURCES = Resource(
     group="extensions",

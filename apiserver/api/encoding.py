@@ -67,6 +67,17 @@ def with_revision(stored: bytes, revision: int) -> bytes:
     return dumps(obj)
 
 
+def at_revision(data: bytes, revision: int) -> bytes:
+    """An object as clients see it, at another revision."""
+    inside = data.find(b"{", 1) + 1
+    if data.endswith(METADATA, 0, inside) and data.startswith(VERSION, inside):
+        start = inside + len(VERSION) + 1
+        return b"%s%d%s" % (data[:start], revision, data[data.index(b'"', start) :])
+    obj = orjson.loads(data)
+    obj["metadata"]["resourceVersion"] = str(revision)
+    return dumps(obj)
+
+
 def list_head(
     kind: str, api_version: str, revision: int, token: str, remaining: int | None
 ) -> bytes:

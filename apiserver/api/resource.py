@@ -25,7 +25,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One served resource. `group` is empty for the core group; `schema` names its definition."""
+    """One served resource. `group` is empty for the core group; `schema` names its definition.
+
+    `indexed` are the paths to scalars, `.spec.nodeName`, by which many objects are selected.
+    """
 
     group: str
     version: str
@@ -38,6 +41,7 @@ class Resource:
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     status: bool = False
+    indexed: tuple[str, ...] = ()
 
     @property
     def api_version(self) -> str:

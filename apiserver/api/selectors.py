@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from apiserver.api import schemas, status
+from apiserver.api.resource import Resource
 from policy.labels import label_key_errors, label_value_errors
 
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
@@ -22,9 +23,13 @@ Test = Callable[[Mapping[str, str]], bool]
 
 @dataclass(frozen=True, slots=True)
 class LabelSelector:
-    """An AND of tests on labels."""
+    """An AND of tests on labels.
+
+    `wanted` are those that an index answers: a label and the values of which it must have one.
+    """
 
     tests: tuple[Test, ...] = ()
+    wanted: tuple[tuple[str, frozenset[str]], ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -41,15 +46,22 @@ Term = tuple[str, bool, str]
 class FieldSelector:
     """An AND of (path, wanted equal, value) on the fields of an object.
 
-    `identity` are the terms on name and namespace, for which no object need be decoded.
+    For the terms on name and namespace (`identity`), and on paths that the resource indexes, which
+    begin with a dot here, no object need be decoded.
     """
 
     identity: tuple[Term, ...] = ()
+    indexed: tuple[Term, ...] = ()
     content: tuple[Term, ...] = ()
 
     @property
     def empty(self) -> bool:
-        return not self.identity and not self.content
+        return not (self.identity or self.indexed or self.content)
+
+    @property
+    def wanted(self) -> tuple[tuple[str, frozenset[str]], ...]:
+        """What an index answers, as for labels."""
+        return tuple((path, frozenset((value,))) for path, equal, value in self.indexed if equal)
 
     @property
     def name(self) -> str:
@@ -61,6 +73,10 @@ class FieldSelector:
         found = {ALWAYS[0]: name, ALWAYS[1]: namespace}
         return all((found[path] == value) is equal for path, equal, value in self.identity)
 
+    def finds(self, fields: Mapping[str, str]) -> bool:
+        """Whether the indexed fields match."""
+        return all((fields[path] == value) is equal for path, equal, value in self.indexed)
+
     def matches(self, obj: Mapping[str, Any]) -> bool:
         """Whether the content matches. A path through a list stands for all of its elements."""
         return all(
@@ -71,15 +87,24 @@ class FieldSelector:
 
 def parse_labels(text: str) -> LabelSelector:
     """`k`, `!k`, `k=v`, `k!=v`, `k in (a,b)`, `k notin (a)`, `k>1`, joined by commas."""
-    return LabelSelector(tuple(_Parser(text).selector())) if text.strip() else LabelSelector()
+    if not text.strip():
+        return LabelSelector()
+    parser = _Parser(text)
+    tests = tuple(parser.selector())
+    return LabelSelector(tests, tuple(parser.wanted))
 
 
-def parse_fields(text: str, schema: str) -> FieldSelector:
+def field(obj: Mapping[str, Any], path: str) -> str:
+    """The first value of a path; empty where there is none."""
+    return next(_values(obj, path.split(".")), "")
+
+
+def parse_fields(text: str, resource: Resource) -> FieldSelector:
     """`path=value`, `path!=value`, joined by commas, with `\\` before a special character.
 
     Any scalar field of the schema can be asked for.
     """
-    identity, content = [], []
+    identity, indexed, content = [], [], []
     for part in re.split(r"(?<!\\),", text) if text else ():
         found = re.fullmatch(r"(.*?)(?<!\\)(!=|==|=)(.*)", part, re.DOTALL)
         if found is None or re.search(r"(?<!\\)=", found[3]):
@@ -88,11 +113,13 @@ def parse_fields(text: str, schema: str) -> FieldSelector:
         term = (path, operator != "!=", re.sub(r"\\([\\,=])", r"\1", value))
         if path in ALWAYS:
             identity.append(term)
-        elif _selectable(path.split("."), schemas.DEFINITIONS[schema]):
+        elif f".{path}" in resource.indexed:
+            indexed.append((f".{path}", *term[1:]))
+        elif _selectable(path.split("."), schemas.DEFINITIONS[resource.schema]):
             content.append(term)
         else:
             raise status.bad_request(f"field label not supported: {path}")
-    return FieldSelector(tuple(identity), tuple(content))
+    return FieldSelector(tuple(identity), tuple(indexed), tuple(content))
 
 
 def _selectable(parts: list[str], schema: dict[str, Any]) -> bool:
@@ -130,6 +157,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._tokens = [match.group(1) for match in _TOKEN.finditer(text)]
         self._at = 0
+        self.wanted: list[tuple[str, frozenset[str]]] = []
 
     def selector(self) -> list[Test]:
         tests = [self._requirement()]
@@ -154,12 +182,14 @@ class _Parser:
         match token.lower() if token in ("gt", "lt") else token:
             case "=" | "==":
                 value = self._value(key)
+                self.wanted.append((key, frozenset((value,))))
                 return lambda labels: labels.get(key) == value
             case "!=":
                 value = self._value(key)
                 return lambda labels: labels.get(key) != value
             case "in":
                 values = self._values(key)
+                self.wanted.append((key, values))
                 return lambda labels: labels.get(key) in values
             case "notin":
                 values = self._values(key)

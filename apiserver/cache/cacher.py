@@ -13,19 +13,28 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 import structlog
 
 from apiserver.api.resource import Resource
+from apiserver.cache.object import Change
 from apiserver.cache.objects import Objects
+from apiserver.cache.ring import Expired
 from storage import Batch, Compacted, Store, Unavailable
 
 CAPACITY = 10_000  # events a resource keeps: minutes of churn in a busy cluster
 LIMIT = 64 << 20  # bytes a resource's events may hold
-PAGE = 5_000  # records a page of the first list
+PAGE = 2_000  # records a page of the first list
 RETRY = 0.5  # seconds between attempts to reach the store
+ASK = 0.1  # seconds between questions to the store how far its watch is complete, while one waits
+UNTOLD = 0.05  # seconds to wait for an event where the store cannot tell that
+IDLE = 5.0  # seconds between such questions while nobody waits: bookmarks tell of them
+HISTORIES = 16  # watches that read the store's history at once; further ones wait for their turn
 
 log = structlog.get_logger()
 
 
 class Cacher:
-    """Owns the task that follows the store; `revision` is what the cache is complete to."""
+    """Owns the task that follows the store; `revision` is what the cache is complete to.
+
+    `starts` counts the lists that it began with.
+    """
 
     def __init__(
         self,
@@ -36,6 +45,7 @@ class Cacher:
         limit: int = LIMIT,
     ) -> None:
         self.revision = 0
+        self.starts = 0
         self._store = store
         self._resources = tuple(resources)
         self._root = posixpath.commonpath([r.prefix for r in resources]).rstrip("/") + "/"
@@ -44,6 +54,9 @@ class Cacher:
         self._objects: dict[str, Objects] = {}
         self._waiting: list[Callable[[], None]] = []
         self._ready = asyncio.Event()
+        self._asked = 0.0
+        self._told = True
+        self._histories = asyncio.Semaphore(HISTORIES)
 
     @property
     def ready(self) -> bool:
@@ -51,21 +64,29 @@ class Cacher:
 
     async def run(self) -> None:
         """Follow the store until cancelled, starting over where its history was compacted."""
-        while True:
-            try:
-                await self._load()
-                async with contextlib.aclosing(self._follow()) as batches:
-                    async for batch in batches:
-                        self._apply(batch)
-            except Compacted:
-                log.warning("store history compacted under the watch cache; listing again")
-            except Unavailable as error:
-                log.warning("store unavailable; trying again", error=str(error))
-                await asyncio.sleep(RETRY)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._ask_while_idle(), name="watch cache progress")
+            while True:
+                try:
+                    if not self.ready:
+                        await self._load()
+                    async with contextlib.aclosing(self._follow()) as batches:
+                        async for batch in batches:
+                            self._apply(batch)
+                except Compacted:
+                    log.warning("store history compacted under the watch cache; listing again")
+                    self._ready.clear()
+                except Unavailable as error:
+                    log.warning("store unavailable; trying again", error=str(error))
+                    await asyncio.sleep(RETRY)
 
     def objects(self, resource: Resource) -> Objects:
         """The state of a resource. After a relist it is another value, and this one is stale."""
         return self._objects[resource.prefix]
+
+    def all(self) -> Sequence[Objects]:
+        """The state of every resource; empty before the first list."""
+        return tuple(self._objects.values())
 
     async def until_ready(self) -> None:
         await self._ready.wait()
@@ -79,16 +100,25 @@ class Cacher:
         return self.ready
 
     async def caught_up(self, revision: int, *, timeout: float) -> bool:
-        """Wait until the cache is complete to a revision; whether it got there in time."""
-        if self.revision >= revision:
-            return True
-        try:
-            async with asyncio.timeout(timeout):
-                while self.revision < revision:
+        """Wait until the cache is complete to a revision; whether it got there in time.
+
+        A store that cannot tell how far its watch is complete is not waited for that long.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while self.revision < revision:
+            if loop.time() >= self._asked + ASK:
+                self._asked = loop.time()
+                self._told = await self._store.tell_progress()
+                if not self._told:
+                    deadline = min(deadline, loop.time() + UNTOLD)
+                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(deadline, self._asked + ASK)):
                     await self.moved()
-        except TimeoutError:
-            return False
-        return True
+            if loop.time() >= deadline:
+                break
+        return self.revision >= revision
 
     async def moved(self) -> None:
         """Return when the cache moves next. Look at its state first, and await nothing between."""
@@ -99,6 +129,26 @@ class Cacher:
     def on_move(self, call: Callable[[], None]) -> None:
         """Call something when the cache moves next, once. It must not raise."""
         self._waiting.append(call)
+
+    async def history(
+        self, objects: Objects, after: int
+    ) -> AsyncGenerator[tuple[Sequence[Change], int], None]:
+        """The changes after a revision from the store, and how far they are complete.
+
+        It ends where the ring of the objects goes on. `Expired` where the store has forgotten them.
+        """
+        async with self._histories:
+            prefix = objects.resource.prefix
+            async with contextlib.aclosing(self._store.watch(prefix, after=after)) as batches:
+                try:
+                    async for batch in batches:
+                        changes = [objects.past(event) for event in batch.events]
+                        yield [change for change in changes if change], batch.revision
+                        if batch.revision >= objects.ring.floor or objects.stale:
+                            return
+                        await self._store.tell_progress(force=True)
+                except Compacted as error:
+                    raise Expired(error.revision) from error
 
     async def _load(self) -> None:
         page = await self._store.list(self._root, limit=PAGE)
@@ -122,21 +172,25 @@ class Cacher:
         for objects in fresh.values():
             for key, why in objects.broken.items():
                 log.error("stored object does not decode; it is not served", key=key, error=why)
-        for old in self._objects.values():
-            old.stale = True
-        self._objects = fresh
+        gone, self._objects = self._objects, fresh
         self._place = place
         self.revision = revision
+        self.starts += 1
         self._ready.set()
+        for objects in gone.values():
+            objects.stale = True
+            objects.wake()
         self._wake()
 
     def _follow(self) -> AsyncGenerator[Batch, None]:
         return self._store.watch(self._root, after=self.revision)
 
     def _apply(self, batch: Batch) -> None:
+        changed: dict[str, Objects] = {}
         for event in batch.events:
             if (objects := self._place(event.key)) is not None:
                 objects.apply(event)
+                changed[objects.resource.prefix] = objects
                 if event.key in objects.broken:
                     log.error(
                         "stored object does not decode; it is not served",
@@ -147,12 +201,20 @@ class Cacher:
             self.revision = batch.revision
             for objects in self._objects.values():
                 objects.revision = batch.revision
+        for objects in changed.values():
+            objects.wake()
         self._wake()
 
     def _wake(self) -> None:
         woken, self._waiting = self._waiting, []
         for call in woken:
             call()
+
+    async def _ask_while_idle(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE)
+            with contextlib.suppress(Unavailable):
+                await self._store.tell_progress()
 
 
 def _placer(objects: dict[str, Objects]) -> Callable[[str], Objects | None]:

@@ -7,6 +7,8 @@ Pure; positions are absolute and never reused.
 
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
+from itertools import islice
 from typing import Generic, Protocol, TypeVar
 
 
@@ -70,15 +72,31 @@ class Ring(Generic[E]):
             return self.end
         return self._first + bisect_right(self._events, revision, key=lambda e: e.revision)
 
-    def read(self, position: int, count: int) -> list[E]:
-        """Up to `count` events from `position` on. `Overrun` if it has left the window."""
+    @property
+    def first(self) -> int:
+        """The position of the oldest event that is kept."""
+        return self._first
+
+    def read(self, position: int, *, count: int, limit: int) -> list[E]:
+        """Events from `position` on: up to `count`, and no more than `limit` bytes if several.
+
+        `Overrun` if the position has left the window.
+        """
         start = position - self._first
         if start < 0:
             raise Overrun
-        size = len(self._events)
+        found: list[E] = []
+        size = 0
+        for event in self._from(start, count):
+            size += event.size
+            if found and size > limit:
+                break
+            found.append(event)
+        return found
+
+    def _from(self, start: int, count: int) -> Iterable[E]:
         # A deque is fast at its ends only; a reader that keeps up stands at the right one.
-        if size - start <= count:
-            tail = [self._events[index] for index in range(size - 1, start - 1, -1)]
-            tail.reverse()
-            return tail
-        return [self._events[start + offset] for offset in range(count)]
+        if len(self._events) - start <= count:
+            newest = islice(reversed(self._events), len(self._events) - start)
+            return reversed(list(newest))
+        return islice(self._events, start, start + count)

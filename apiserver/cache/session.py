@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from apiserver.api.selectors import FieldSelector, LabelSelector
-from apiserver.cache.objects import Change, Object
+from apiserver.cache.object import Change, Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,8 @@ class View:
         if self.fields.empty:
             return True
         if self.fields.identity and not self.fields.identifies(*item.identity):
+            return False
+        if self.fields.indexed and not self.fields.finds(item.fields):
             return False
         return not self.fields.content or self.fields.matches(item.parse())
 
@@ -74,8 +76,8 @@ def initial(items: Iterable[Object]) -> Iterator[Seen]:
 def seen(view: View, changes: Iterable[Change]) -> Iterator[Seen]:
     """What the client sees of the changes, in their order."""
     for change in changes:
-        before, now = view.shows(change.previous), view.shows(change.object)
+        before, now = view.shows(change.before), view.shows(change.object)
         if now and change.object is not None:
             yield Seen("MODIFIED" if before else "ADDED", change.object, change)
-        elif before and change.previous is not None:
-            yield Seen("DELETED", change.previous, change)
+        elif before and (left := change.left) is not None:
+            yield Seen("DELETED", left, change)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
+    Counter,
     Gauge,
     GCCollector,
     PlatformCollector,
@@ -106,6 +107,12 @@ class Metrics:
             (*KIND, "component"),
             registry=self._registry,
         )
+        self._terminated = Counter(
+            "apiserver_terminated_watchers",
+            "Watches ended because their clients were too slow.",
+            ("group", "resource"),
+            registry=self._registry,
+        )
         self._requests: dict[tuple[Asked, str, int], Tally] = {}
         self._events: dict[Resource, Tally] = {}
         self._limits = limits
@@ -123,6 +130,10 @@ class Metrics:
         return self._long.labels(
             resource.group, resource.version, resource.plural, "", "", "WATCH", "apiserver"
         )
+
+    def terminated(self, resource: Resource) -> None:
+        """Count a watch that fell behind."""
+        self._terminated.labels(resource.group, resource.plural).inc()
 
     def watch_events(self, resource: Resource) -> Tally:
         """The sizes in bytes of the events that the watches of a resource are sent."""

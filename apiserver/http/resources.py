@@ -260,7 +260,7 @@ class Resources:
         return View(
             prefix,
             selectors.parse_labels(query.get("labelSelector", "")),
-            selectors.parse_fields(text, info.resource.schema),
+            selectors.parse_fields(text, info.resource),
         )
 
     def _output(self, request: Request, *, stream: bool = False) -> Output:

@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from apiserver.api import encoding, status, table
 from apiserver.api.resource import Resource
+from apiserver.cache.blocks import Run
 from apiserver.http.negotiation import JSON, YAML, Output
 from apiserver.registry.reader import Listing
 
@@ -35,22 +36,32 @@ class Json(Response):
         ]
 
 
-class Parts(Response):
-    """A JSON body in pieces that are sent as they are: joining megabytes is the dearest part."""
+class Items(Response):
+    """A List in pieces: it is joined run by run while it is sent, never as a whole."""
 
-    def __init__(self, *parts: bytes) -> None:
-        super().__init__(media_type=JSON, headers={"Content-Length": str(sum(map(len, parts)))})
-        self._parts = parts
+    def __init__(self, head: bytes, runs: Sequence[Run]) -> None:
+        items = max(0, sum(run.size for run in runs) - 1)
+        length = len(head) + items + len(encoding.LIST_END)
+        super().__init__(media_type=JSON, headers={"Content-Length": str(length)})
+        self._head = head
+        self._runs = runs
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        for part in self._parts:
-            await send({"type": "http.response.body", "body": part, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        body: Send = scope["send_body"]
+        for part in self.parts():
+            await body({"type": "http.response.body", "body": part, "more_body": True})
+        await body({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def parts(self) -> Iterator[bytes]:
+        yield self._head
+        for index, run in enumerate(self._runs):
+            yield run.encode() if index else run.encode()[1:]
+        yield encoding.LIST_END
 
     def whole(self) -> bytes:
-        return b"".join(self._parts)
+        return b"".join(self.parts())
 
 
 def failure(error: status.StatusError, output: Output) -> Response:
@@ -119,7 +130,7 @@ def transform(
 def listing(found: Listing, resource: Resource, output: Output, *, now: float) -> Response:
     """A list. Plain JSON joins stored bytes; a Table or metadata list decodes each object."""
     if not output.transform and output.media == JSON and not output.pretty:
-        return Parts(*_joined(found, resource))
+        return _items(found, resource)
     meta: dict[str, Any] = {"resourceVersion": str(found.revision)}
     if found.token:
         meta["continue"] = found.token
@@ -146,14 +157,14 @@ def listing(found: Listing, resource: Resource, output: Output, *, now: float) -
         objects = [item.parse() for item in found.items]
         body = table.partial_metadata_list(objects, list_meta=meta, version=output.version)
     else:
-        body = orjson.loads(b"".join(_joined(found, resource)))
+        body = orjson.loads(_items(found, resource).whole())
     return _rendered(body, output, 200)
 
 
 def list_of(items: Iterable[bytes], resource: Resource, revision: int) -> Response:
     """The list that deletecollection answers with."""
     head = encoding.list_head(resource.list_kind, resource.api_version, revision, "", None)
-    return Parts(head, b",".join(items), encoding.LIST_END)
+    return Json(b"".join((head, b",".join(items), encoding.LIST_END)))
 
 
 def compressible(response: Response, accept_encoding: str) -> bool:
@@ -165,10 +176,14 @@ def compressible(response: Response, accept_encoding: str) -> bool:
 
 async def compressed(response: Response) -> Response:
     """The same, compressed in a thread (`writers.go`)."""
-    body = response.whole() if isinstance(response, Parts) else bytes(response.body)
-    content = await asyncio.to_thread(gzip.compress, body, 1, mtime=0)
+    content = await asyncio.to_thread(_compressed, response)
     headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     return Response(content, response.status_code, headers, response.media_type)
+
+
+def _compressed(response: Response) -> bytes:
+    body = response.whole() if isinstance(response, Items) else bytes(response.body)
+    return gzip.compress(body, 1, mtime=0)
 
 
 def with_warnings(response: Response, warnings: Iterable[str]) -> Response:
@@ -184,14 +199,11 @@ def with_warnings(response: Response, warnings: Iterable[str]) -> Response:
     return response
 
 
-def _joined(found: Listing, resource: Resource) -> tuple[bytes, bytes, bytes]:
-    items = found.joined
-    if items is None:
-        items = b",".join([item.data for item in found.items])
+def _items(found: Listing, resource: Resource) -> Items:
     head = encoding.list_head(
         resource.list_kind, resource.api_version, found.revision, found.token, found.remaining
     )
-    return head, items, encoding.LIST_END
+    return Items(head, [Run.of(found.items)] if found.runs is None else found.runs)
 
 
 def _rendered(obj: Any, output: Output, code: int) -> Response:

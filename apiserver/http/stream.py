@@ -20,6 +20,9 @@ class Stream(Protocol):
 
     async def close(self) -> None: ...
 
+    def abort(self) -> None:
+        """Drop the connection with whatever the client has not taken."""
+
     async def gone(self) -> None:
         """Return when the client has left."""
 
@@ -35,6 +38,7 @@ class Chunks:
         self._receive = receive
         self._send = send
         self._body: Callable[[Message], Coroutine[Any, Any, None]] = scope["send_body"]
+        self._abort: Callable[[], None] = scope["abort"]
 
     async def open(self) -> None:
         headers = [(b"content-type", JSON.encode())]
@@ -48,6 +52,9 @@ class Chunks:
 
     async def close(self) -> None:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def abort(self) -> None:
+        self._abort()
 
     async def gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -73,6 +80,9 @@ class Frames:
 
     async def close(self) -> None:
         await self._send({"type": "websocket.close", "code": 1000})
+
+    def abort(self) -> None:
+        """The server's own WebSocket protocol gives up on a client that does not answer."""
 
     async def gone(self) -> None:
         while (await self._receive())["type"] != "websocket.disconnect":

@@ -2,14 +2,15 @@
 
 A client that has all there is waits in an audience, and the next change is sent to the whole
 audience from within the cacher's own call, without waking a task for each. One that does not take
-what is sent leaves the audience and is served alone until it has caught up.
+what is sent leaves the audience and is served alone until it has caught up, or until what it still
+has to be sent is no longer kept.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from apiserver.cache.cacher import Cacher
 from apiserver.cache.objects import Objects
 from apiserver.cache.ring import Overrun
 from apiserver.cache.session import Lines
@@ -28,7 +29,6 @@ class Audience:
 
     def __init__(
         self,
-        cacher: Cacher,
         objects: Objects,
         *,
         lines: Callable[[int], Lines],
@@ -39,10 +39,9 @@ class Audience:
         self.lines = lines
         self.sent = sent
         self.position = 0
-        self._cacher = cacher
         self._shared_as = shared_as
         self._members: dict[Tail, None] = {}
-        self._called = False  # whether the cacher will call when it moves
+        self._called = False  # whether the objects will call when they change
 
     def join(self, tail: "Tail") -> None:
         """Take in a client that stands at the ring's end, which is where all members stand."""
@@ -50,7 +49,7 @@ class Audience:
         self._members[tail] = None
         if self._shared_as:
             self.objects.audiences[self._shared_as] = self
-        self._await_move()
+        self._await_change()
 
     def leave(self, tail: "Tail") -> None:
         self._members.pop(tail, None)
@@ -61,12 +60,12 @@ class Audience:
         if not self._members and self.objects.audiences.get(self._shared_as) is self:
             del self.objects.audiences[self._shared_as]
 
-    def _await_move(self) -> None:
+    def _await_change(self) -> None:
         if not self._called:
             self._called = True
-            self._cacher.on_move(self._moved)
+            self.objects.on_change(self._changed)
 
-    def _moved(self) -> None:
+    def _changed(self) -> None:
         self._called = False
         if self.objects.stale:
             for tail in tuple(self._members):
@@ -82,7 +81,7 @@ class Audience:
             if found.lines:
                 self._send(found)
         if self._members:
-            self._await_move()
+            self._await_change()
 
     def _send(self, found: Lines) -> None:
         for line in found.lines:
@@ -128,7 +127,7 @@ class Tail:
         while True:
             if self._rest is not None:
                 rest, self._rest = self._rest, None
-                await rest
+                await self._finish(rest)
             await self._catch_up()
             self._idle.clear()
             audience.join(self)
@@ -155,14 +154,43 @@ class Tail:
 
     async def _catch_up(self) -> None:
         audience = self._audience
-        while self._position < audience.objects.ring.end:
-            if audience.objects.stale:
-                raise Overrun
+        while not audience.objects.stale and self._position < audience.objects.ring.end:
             found = audience.lines(self._position)
             self._position = found.end
             if found.lines:
                 for line in found.lines:
                     audience.sent.add(len(line))
-                await self.write(found)
+                if (rest := eager.start(self.write(found))) is not None:
+                    await self._finish(rest)
         if audience.objects.stale:
             raise Overrun
+
+    async def _finish(self, rest: Awaitable[None]) -> None:
+        """Wait until the client has taken what was sent, but no longer than the ring waits."""
+        lost = asyncio.get_running_loop().create_future()
+
+        def look() -> None:
+            if lost.done():
+                return
+            if self._audience.objects.stale or self._position < self._audience.objects.ring.first:
+                lost.set_result(None)
+            else:
+                self._audience.objects.on_change(look)
+
+        look()
+        sending = asyncio.ensure_future(_all_of(rest))
+        try:
+            await asyncio.wait((sending, lost), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            lost.cancel()
+            if not sending.done():
+                sending.cancel()
+        if not sending.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await sending
+            raise Overrun
+        sending.result()
+
+
+async def _all_of(rest: Awaitable[None]) -> None:
+    await rest

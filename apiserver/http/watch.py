@@ -1,20 +1,24 @@
 """Serve a watch: the cache's changes as JSON lines until time, client or server ends it.
 
-The pure session decides what the client sees; this reads the ring, encodes and sends. A client
-that is slower than the ring is ended with 410 and lists again: nobody waits for it.
+The pure session decides what the client sees; this reads the ring, encodes and sends. What happened
+before the ring's first event is read from the store. A client that is slower than the ring is ended
+with 410 and lists again: nobody waits for it.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import structlog
 from starlette.types import Receive, Scope, Send
 
 from apiserver.api import encoding, status
 from apiserver.api.resource import Resource
 from apiserver.cache import session
 from apiserver.cache.cacher import Cacher
+from apiserver.cache.object import Change
 from apiserver.cache.objects import Objects
 from apiserver.cache.ring import Expired, Overrun
 from apiserver.cache.session import Lines, Seen, View
@@ -27,9 +31,14 @@ from apiserver.http.tail import Audience, Tail
 from apiserver.registry.reader import Reader
 
 BATCH = 1_000  # changes in one write
+CHUNK = 128 << 10  # bytes of them: so much does a slow client make the server hold
+PARTING = 2.0  # seconds that a client gets to take the last of a watch
 BOOKMARK = 30.0  # seconds: a heartbeat that also defeats the idle timeouts of load balancers
 LAST_BOOKMARK = 2.0  # seconds before the deadline
 INITIAL_END = "k8s.io/initial-events-end"
+BEHIND = "the watch fell behind the events that are kept; list again"
+
+log = structlog.get_logger()
 
 
 class Watch:
@@ -58,8 +67,8 @@ class Watch:
         self._view = view
         self._output = output
         self._asked = asked
+        self._metrics = metrics
         self._sent = metrics.watch_events(resource)
-        self._open = metrics.open_watches(resource)
         self._stopping = stopping
         self._clock = clock
         self._timeout = deadline if asked.timeout is None else asked.timeout
@@ -70,31 +79,46 @@ class Watch:
         out = stream.of(scope, receive, send)
         await out.open()
         tasks = (
-            asyncio.create_task(self._stream(out), name="watch"),
+            asyncio.create_task(self._stream(out, scope), name="watch"),
             asyncio.create_task(out.gone(), name="watch disconnect"),
             asyncio.create_task(self._stopping.wait(), name="watch stop"),
         )
-        self._open.inc()
+        opened = self._metrics.open_watches(self._resource)
+        opened.inc()
         try:
             await asyncio.wait(tasks, timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._open.dec()
+            opened.dec()
             for task in tasks:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
-        await out.close()
+        # A client that takes nothing would keep its watch from ever ending.
+        try:
+            async with asyncio.timeout(PARTING):
+                await out.close()
+        except TimeoutError:
+            out.abort()
 
-    async def _stream(self, out: Stream) -> None:
+    async def _stream(self, out: Stream, scope: Scope) -> None:
         try:
             await self._run(out)
         except Expired as error:
             text = f"too old resource version: {self._asked.revision} ({error.oldest})"
             await _write(out, [_error(status.expired(text))])
         except Overrun:
-            text = "the watch fell behind the events that are kept; list again"
-            await _write(out, [_error(status.expired(text))])
+            self._metrics.terminated(self._resource)
+            agent = scope["fields"].get(b"user-agent", b"").decode("latin-1")
+            log.warning(
+                "watch ended: its client was too slow, or the cache began anew",
+                resource=self._resource.qualified,
+                client=scope.get("client"),
+                agent=agent,
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PARTING):
+                    await _write(out, [_error(status.expired(BEHIND))])
         except status.StatusError as error:
             await _write(out, [_error(error)])
 
@@ -104,7 +128,7 @@ class Watch:
         early = self._timeout > LAST_BOOKMARK
         last = loop.time() + self._timeout - LAST_BOOKMARK if early else float("inf")
         objects, revision = await self._begin(out)
-        position = await self._position(objects, revision)
+        position = await self._position(objects, await self._past(out, objects, revision))
         tail = Tail(self._audience(objects), position, out.write)
         while True:
             due = min(loop.time() + BOOKMARK, last)
@@ -119,17 +143,15 @@ class Watch:
         prefix = self._view.prefix if alike else ""
         found: Audience | None = objects.audiences.get(prefix)
         return found or Audience(
-            self._cacher,
-            objects,
-            lines=partial(self._lines, objects),
-            sent=self._sent,
-            shared_as=prefix,
+            objects, lines=partial(self._lines, objects), sent=self._sent, shared_as=prefix
         )
 
     def _lines(self, objects: Objects, position: int) -> Lines:
-        changes = objects.ring.read(position, BATCH)
-        lines = [self._line(event) for event in session.seen(self._view, changes)]
-        return Lines.of(lines, position + len(changes))
+        changes = objects.ring.read(position, count=BATCH, limit=CHUNK)
+        return Lines.of(self._seen(changes), position + len(changes))
+
+    def _seen(self, changes: Sequence[Change]) -> list[bytes]:
+        return [self._line(event) for event in session.seen(self._view, changes)]
 
     async def _begin(self, out: Stream) -> tuple[Objects, int]:
         """Send the starting state where one is wanted; what to follow, and after what."""
@@ -138,12 +160,14 @@ class Watch:
             return self._cacher.objects(self._resource), await self._start()
         found = await self._reader.state(self._resource, self._view, self._asked.revision)
         objects = self._cacher.objects(self._resource)
-        for first in range(0, len(found.items), BATCH):
-            items = found.items[first : first + BATCH]
-            lines = [self._line(event) for event in session.initial(items)]
-            for line in lines:
-                self._sent.add(len(line))
-            await _write(out, lines)
+        lines, size = [], 0
+        for event in session.initial(found.items):
+            lines.append(self._line(event))
+            size += len(lines[-1])
+            if size > CHUNK:
+                await self._send(out, lines)
+                lines, size = [], 0
+        await self._send(out, lines)
         if self._asked.marked:
             await _write(out, [self._bookmark(found.revision, end=True)])
         return objects, found.revision
@@ -154,13 +178,29 @@ class Watch:
             return self._asked.revision
         return await self._reader.newest()
 
+    async def _past(self, out: Stream, objects: Objects, revision: int) -> int:
+        """Send what the store knows and the ring does not; where the ring can go on."""
+        while revision < objects.ring.floor and not objects.stale:
+            past = self._cacher.history(objects, revision)
+            async with contextlib.aclosing(past) as batches:
+                async for changes, complete in batches:
+                    await self._send(out, self._seen(changes))
+                    revision = max(revision, complete)
+        return revision
+
     async def _position(self, objects: Objects, revision: int) -> int:
         """Where the ring goes on after a revision; one of the future is waited for."""
-        while objects.revision < revision:
+        while objects.revision < revision and not objects.stale:
             await self._cacher.moved()
-            if self._cacher.objects(self._resource) is not objects:
-                raise Overrun
+        if objects.stale:
+            raise Overrun
         return objects.ring.after(revision)
+
+    async def _send(self, out: Stream, lines: Sequence[bytes]) -> None:
+        for line in lines:
+            self._sent.add(len(line))
+        if lines:
+            await _write(out, lines)
 
     def _line(self, event: Seen) -> bytes:
         if not self._output.transform:

@@ -1,71 +1,58 @@
 """Keeps creates out of namespaces that are missing or going.
 
-The writer passes every create through it; the namespace controller waits on it. It relies on one
-server owning the namespaces, which standalone mode is.
+The writer asks it before every create, and makes the create conditional on the namespace that it
+was shown: one that is marked as terminating meanwhile, by whichever server, voids the create. So
+who empties a namespace after it was marked misses nothing.
 """
-
-import asyncio
-import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator
-
-import orjson
 
 import storage
 from apiserver.api import builtin, status
 from apiserver.api.resource import Resource
 from apiserver.api.status import Cause
+from apiserver.cache.cacher import Cacher
+from apiserver.cache.object import Object
+from storage import Condition
 
 
 class NamespaceGate:
-    """Counts the creates under way in each namespace."""
+    """Looks a namespace up in the cache, and in the store where the cache is not enough."""
 
-    def __init__(self, *, store: storage.Store) -> None:
+    def __init__(self, *, store: storage.Store, cacher: Cacher) -> None:
         self._store = store
-        self._creating: Counter[str] = Counter()
-        self._quiet = asyncio.Condition()
+        self._cacher = cacher
 
-    @contextlib.asynccontextmanager
-    async def creating(self, resource: Resource, namespace: str, name: str) -> AsyncIterator[None]:
-        """Hold the namespace open while an object is created in it. 404 or 403 if it is not.
+    async def admit(
+        self, resource: Resource, namespace: str, name: str, *, fresh: bool = False
+    ) -> Condition | None:
+        """What must still hold when the object is created. 404 or 403 where it may not be.
 
-        The count goes up before the namespace is read, so `quiet`, which is awaited after the
-        namespace was marked, sees every create that could still have met it alive.
+        What the cache shows is taken for the truth only where it is in favour, and never if `fresh`
+        is wanted.
         """
         if not resource.namespaced:
-            yield
-            return
-        self._creating[namespace] += 1
-        try:
-            await self._demand(resource, namespace, name)
-            yield
-        finally:
-            self._creating[namespace] -= 1
-            if not self._creating[namespace]:
-                del self._creating[namespace]
-                async with self._quiet:
-                    self._quiet.notify_all()
+            return None
+        key = builtin.NAMESPACES.prefix + namespace
+        found = self._cached(key)
+        if fresh or found is None or found.terminating:
+            record, _ = await self._store.get(key)
+            if record is None:
+                raise status.not_found(builtin.NAMESPACES, namespace)
+            try:
+                found = Object.decode(builtin.NAMESPACES, record.key, record.value, record.revision)
+            except ValueError as error:
+                why = f"the stored namespace {namespace!r} cannot be decoded ({error}); replace it"
+                raise status.internal(why) from error
+        if found.terminating:
+            raise _terminating(resource, namespace, name)
+        return Condition(key, found.revision)
 
-    async def quiet(self, namespace: str) -> None:
-        """Wait until no create is under way in the namespace."""
-        async with self._quiet:
-            await self._quiet.wait_for(lambda: not self._creating[namespace])
+    def _cached(self, key: str) -> Object | None:
+        return self._cacher.objects(builtin.NAMESPACES).get(key) if self._cacher.ready else None
 
-    async def _demand(self, resource: Resource, namespace: str, name: str) -> None:
-        record, _ = await self._store.get(builtin.NAMESPACES.prefix + namespace)
-        if record is None:
-            raise status.not_found(builtin.NAMESPACES, namespace)
-        if orjson.loads(record.value)["metadata"].get("deletionTimestamp"):
-            raise status.forbidden(
-                resource,
-                name,
-                f"unable to create new content in namespace {namespace}"
-                " because it is being terminated",
-                [
-                    Cause(
-                        "NamespaceTerminating",
-                        f"namespace {namespace} is being terminated",
-                        "metadata.namespace",
-                    )
-                ],
-            )
+
+def _terminating(resource: Resource, namespace: str, name: str) -> status.StatusError:
+    why = f"unable to create new content in namespace {namespace} because it is being terminated"
+    cause = Cause(
+        "NamespaceTerminating", f"namespace {namespace} is being terminated", "metadata.namespace"
+    )
+    return status.forbidden(resource, name, why, [cause])

@@ -1,7 +1,8 @@
 """The namespace controller of standalone mode: first namespaces, and orderly deletion.
 
-The server runs it as a task. A namespace that is deleted is first marked as terminating, then
-emptied, then removed; one that an earlier run left half way is finished at the next start.
+Every server runs it as a task; several do the same work twice at the worst. A namespace that is
+deleted is first marked as terminating, then emptied, then removed; one that an earlier run left
+half way is finished at the next start.
 """
 
 import asyncio
@@ -13,7 +14,6 @@ import structlog
 import storage
 from apiserver.api import builtin, status
 from apiserver.cache.cacher import Cacher
-from apiserver.registry.gate import NamespaceGate
 from apiserver.registry.strategies import KEPT_NAMESPACES
 from apiserver.registry.strategy import Strategy
 from apiserver.registry.writer import Where, Writer
@@ -24,18 +24,16 @@ log = structlog.get_logger()
 
 
 class NamespaceController:
-    """Level-triggered: looks at every terminating namespace whenever the cache has moved."""
+    """Level-triggered: looks at every terminating namespace whenever a namespace has changed."""
 
     def __init__(
         self,
         *,
         writer: Writer,
-        gate: NamespaceGate,
         cacher: Cacher,
         strategies: Sequence[Strategy],
     ) -> None:
         self._writer = writer
-        self._gate = gate
         self._cacher = cacher
         self._contents = [s for s in strategies if s.resource.namespaced]
         (self._strategy,) = (s for s in strategies if s.resource is builtin.NAMESPACES)
@@ -44,12 +42,18 @@ class NamespaceController:
         await self._cacher.until_ready()
         await self._create_kept()
         while True:
-            looked_at = self._cacher.revision
-            left = [name for name in self._terminating() if not await self._finish(name)]
-            if self._cacher.revision == looked_at:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(RETRY if left else None):
-                        await self._cacher.moved()
+            changed = asyncio.Event()
+            namespaces = self._cacher.objects(builtin.NAMESPACES)
+            namespaces.on_change(changed.set)
+            terminating = [
+                item.key.removeprefix(builtin.NAMESPACES.prefix)
+                for item in namespaces.under(builtin.NAMESPACES.prefix)
+                if item.terminating
+            ]
+            left = [name for name in terminating if not await self._finish(name)]
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY if left else None):
+                    await changed.wait()
 
     async def _create_kept(self) -> None:
         for name in sorted(KEPT_NAMESPACES):
@@ -58,19 +62,9 @@ class NamespaceController:
                     Where(self._strategy, "", name), {"metadata": {"name": name}}
                 )
 
-    def _terminating(self) -> list[str]:
-        prefix = builtin.NAMESPACES.prefix
-        return [
-            item.key.removeprefix(prefix)
-            for item in self._cacher.objects(builtin.NAMESPACES).select(prefix)
-            if b'"deletionTimestamp"' in item.data
-            and item.parse()["metadata"].get("deletionTimestamp")
-        ]
-
     async def _finish(self, name: str) -> bool:
         """Empty and remove a namespace; whether it is gone."""
         try:
-            await self._gate.quiet(name)
             for strategy in self._contents:
                 if not await self._writer.clear(Where(strategy, name)):
                     return False

@@ -5,20 +5,22 @@ no resourceVersion means the newest state, 0 any state, N a state not older (or,
 N). Lists hold stored bytes; nothing is decoded but what a field selector asks for.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import storage
 from apiserver.api import status
 from apiserver.api.resource import Resource
 from apiserver.api.status import Cause
+from apiserver.cache.blocks import Run
 from apiserver.cache.cacher import Cacher
-from apiserver.cache.objects import Object
+from apiserver.cache.object import Object
 from apiserver.cache.session import View
 from apiserver.registry.continuation import INCONSISTENT, Continuation
 
-CACHE_WAIT = 0.1  # seconds the cache gets to show a write that the store knows of
-FUTURE_WAIT = 3.0  # seconds a revision of the future is waited for, as upstream
+WAIT = 3.0  # seconds the cache gets to show what the client is owed, as upstream
+PORTION = 1_000  # objects that are tried on a selector without letting others run
 
 TOO_OLD = "The resourceVersion for the provided list is too old."
 CONTINUE_TOO_OLD = (
@@ -44,14 +46,14 @@ class ListOptions:
 class Listing:
     """Objects in key order at one revision. `remaining` is None where it is not told.
 
-    `joined` are the items as JSON without the brackets, instead of `items`, where that is at hand.
+    `runs` are the items as JSON in pieces, instead of `items`, where that is at hand.
     """
 
     items: list[Object]
     revision: int
     token: str = ""
     remaining: int | None = None
-    joined: bytes | None = None
+    runs: Sequence[Run] | None = None
 
 
 class Reader:
@@ -64,13 +66,19 @@ class Reader:
     async def get(self, resource: Resource, key: str, name: str, revision: int | None) -> Object:
         """The object, at least as new as the client is owed. 404, 504."""
         if await self._current(revision):
-            item = self._cacher.objects(resource).get(key)
+            objects = self._cacher.objects(resource)
+            item, broken = objects.get(key), objects.broken.get(key)
         else:
             record, _ = await self._store.get(key)
-            item = _decode(record) if record else None
-        if item is None:
-            raise status.not_found(resource, name)
-        return item
+            item, broken = _decode(resource, record) if record else (None, None)
+        if item is not None:
+            return item
+        if broken is not None:
+            raise status.internal(
+                f"the stored {resource.qualified} {name!r} cannot be decoded ({broken}); it is left"
+                " out of lists and watches, and can be deleted or replaced by name"
+            )
+        raise status.not_found(resource, name)
 
     async def list(
         self, resource: Resource, view: View, options: ListOptions, *, raw: bool = False
@@ -83,24 +91,24 @@ class Reader:
                 )
             start = Continuation.decode(options.token)
             revision = 0 if start.revision == INCONSISTENT else start.revision
-            return await self._stored(view, options, revision, view.prefix + start.last)
+            return await self._stored(resource, view, options, revision, view.prefix + start.last)
         exact = options.revision and (
             options.match == "Exact" or (options.limit and not options.match)
         )
         if exact and options.revision != self._cacher.revision:
-            return await self._stored(view, options, options.revision or 0, "")
+            return await self._stored(resource, view, options, options.revision or 0, "")
         if not await self._current(options.revision):
-            return await self._stored(view, options, 0, "")
+            return await self._stored(resource, view, options, 0, "")
         objects = self._cacher.objects(resource)
         limit = 0 if options.revision == 0 else options.limit
         if raw and view.everything and not limit:
-            return Listing([], objects.revision, joined=objects.joined(view.prefix))
-        matching = objects.select(view.prefix, name=view.fields.name)
-        if not view.everything:
-            matching = [item for item in matching if view.shows(item)]
+            return Listing([], objects.revision, runs=objects.runs(view.prefix))
+        # The objects are those of this revision, whatever happens while they are looked through.
+        found, revision = objects.candidates(view), objects.revision
+        matching = found if view.everything else await _shown(view, found)
         if not limit or len(matching) <= limit:
-            return Listing(matching, objects.revision)
-        return _page(view, matching[:limit], objects.revision, len(matching) - limit)
+            return Listing(matching, revision)
+        return _page(view, matching[:limit], revision, len(matching) - limit)
 
     async def state(self, resource: Resource, view: View, revision: int | None) -> Listing:
         """What a watch that wants the present state starts from."""
@@ -109,24 +117,26 @@ class Reader:
     async def newest(self) -> int:
         """The newest revision there is, once the cache has it."""
         revision = await self._store.revision()
-        await self._cacher.caught_up(revision, timeout=FUTURE_WAIT)
+        await self._cacher.caught_up(revision, timeout=WAIT)
         return revision
 
     async def _current(self, revision: int | None) -> bool:
         """Wait until the cache has what the client is owed; False where the store must be asked."""
-        if not await self._cacher.soon_ready(timeout=FUTURE_WAIT):
+        if not await self._cacher.soon_ready(timeout=WAIT):
             raise status.not_ready()
         if revision is None:
             owed = await self._store.revision()
-            return await self._cacher.caught_up(owed, timeout=CACHE_WAIT)
-        if not await self._cacher.caught_up(revision, timeout=FUTURE_WAIT):
+            return await self._cacher.caught_up(owed, timeout=WAIT)
+        if not await self._cacher.caught_up(revision, timeout=WAIT):
             current = await self._store.revision()
             if revision > current:
                 raise status.future_revision(revision, current)
             return False
         return True
 
-    async def _stored(self, view: View, options: ListOptions, revision: int, after: str) -> Listing:
+    async def _stored(
+        self, resource: Resource, view: View, options: ListOptions, revision: int, after: str
+    ) -> Listing:
         """Read pages from the store until the limit is filled with what the view shows."""
         items: list[Object] = []
         while True:
@@ -145,8 +155,8 @@ class Reader:
             except storage.FutureRevision as error:
                 raise status.future_revision(revision, error.current) from error
             revision = page.revision
-            shown = [item for record in page.records if view.shows(item := _decode(record))]
-            kept = [item for item in shown if item is not None]
+            decoded = [_decode(resource, record)[0] for record in page.records]
+            kept = await _shown(view, [item for item in decoded if item is not None])
             room = options.limit - len(items) if options.limit else len(kept)
             items += kept[:room]
             unread = page.remaining + len(kept) - len(kept[:room])
@@ -216,8 +226,18 @@ def _page(view: View, items: list[Object], revision: int, more: int) -> Listing:
     return Listing(items, revision, token, more if view.everything else None)
 
 
-def _decode(record: storage.Record) -> Object | None:
+async def _shown(view: View, items: Sequence[Object]) -> list[Object]:
+    shown: list[Object] = []
+    for first in range(0, len(items), PORTION):
+        if first:
+            await asyncio.sleep(0)
+        shown += [item for item in items[first : first + PORTION] if view.shows(item)]
+    return shown
+
+
+def _decode(resource: Resource, record: storage.Record) -> tuple[Object | None, str | None]:
+    """The object, or why there is none."""
     try:
-        return Object.decode(record.key, record.value, record.revision)
-    except ValueError:
-        return None
+        return Object.decode(resource, record.key, record.value, record.revision), None
+    except ValueError as error:
+        return None, str(error)

@@ -101,32 +101,31 @@ class Writer:
         doubled = metadata.dedup_owners(meta)
         base = str(meta.get("generateName") or "")
         generated = not meta.get("name") and bool(base)
-        async with self._gate.creating(resource, where.namespace, str(meta.get("name") or base)):
-            for attempt in range(ATTEMPTS if generated else 1):
-                if generated:
-                    meta["name"] = metadata.generate_name(base, self._rand)
-                if attempt == 0:
-                    origin = self._origin(where, manager) if manager is not None else None
-                    now = metadata.now_text(self._clock())
-                    prepare.fill(strategy, where.namespace, obj, origin, now=now)
-                    causes = [
-                        *metadata.validate_metadata(meta, namespaced=resource.namespaced),
-                        *strategy.validate(obj),
-                    ]
-                    if causes:
-                        raise prepare.invalid(strategy, str(meta.get("name") or ""), causes)
-                name = str(meta["name"])
-                key = where.prefix + name
-                try:
-                    data, revision = await self._insert(key, obj, dry_run=dry_run)
-                except storage.KeyExists as error:
-                    existing = error.current
-                    continue
-                except storage.TooLarge as error:
-                    raise _too_large(error) from error
-                data = encoding.with_revision(data, revision) if revision else data
-                told = (*doubled, *prepare.warnings(where.strategy, obj, {"metadata": {}}))
-                return Written(data, told, created=True)
+        given = await self._gate.admit(resource, where.namespace, str(meta.get("name") or base))
+        for attempt in range(ATTEMPTS if generated else 1):
+            if generated:
+                meta["name"] = metadata.generate_name(base, self._rand)
+            if attempt == 0:
+                origin = self._origin(where, manager) if manager is not None else None
+                now = metadata.now_text(self._clock())
+                prepare.fill(strategy, where.namespace, obj, origin, now=now)
+                causes = [
+                    *metadata.validate_metadata(meta, namespaced=resource.namespaced),
+                    *strategy.validate(obj),
+                ]
+                if causes:
+                    raise prepare.invalid(strategy, str(meta.get("name") or ""), causes)
+            name = str(meta["name"])
+            try:
+                data, revision = await self._insert(where, name, obj, given, dry_run=dry_run)
+            except storage.KeyExists as error:
+                existing = error.current
+                continue
+            except storage.TooLarge as error:
+                raise _too_large(error) from error
+            data = encoding.with_revision(data, revision) if revision else data
+            told = (*doubled, *prepare.warnings(where.strategy, obj, {"metadata": {}}))
+            return Written(data, told, created=True)
         raise _exists(where, name, existing, generated=bool(base))
 
     async def replace(self, where: Where, obj: Json, **options: Any) -> Written:
@@ -308,14 +307,22 @@ class Writer:
             subresource=subresource,
         )
 
-    async def _insert(self, key: str, obj: Json, *, dry_run: bool) -> tuple[bytes, int]:
-        data = encoding.encode_stored(obj)
-        if not dry_run:
-            return data, await self._store.create(key, data)
-        record, _ = await self._store.get(key)
-        if record is not None:
-            raise storage.KeyExists(record)
-        return data, 0
+    async def _insert(
+        self, where: Where, name: str, obj: Json, given: storage.Condition | None, *, dry_run: bool
+    ) -> tuple[bytes, int]:
+        data, key = encoding.encode_stored(obj), where.prefix + name
+        if dry_run:
+            record, _ = await self._store.get(key)
+            if record is not None:
+                raise storage.KeyExists(record)
+            return data, 0
+        while True:
+            try:
+                return data, await self._store.create(key, data, given=given)
+            except storage.Conflict:  # the namespace has changed
+                given = await self._gate.admit(
+                    where.strategy.resource, where.namespace, name, fresh=True
+                )
 
     async def _read(self, where: Where) -> tuple[storage.Record, Json]:
         record, _ = await self._store.get(where.key)

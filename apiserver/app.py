@@ -43,13 +43,16 @@ log = structlog.get_logger()
 class Tuning:
     """The limits of a server: requests under way at once, and times in seconds.
 
-    A watch that asks for no time ends after once to twice `min_watch`.
+    A watch that asks for no time ends after once to twice `min_watch`. History is kept for
+    `retention`; what is older is forgotten every `compaction`, or never if that is 0.
     """
 
     reads: int = 400
     writes: int = 200
     timeout: float = 60.0
     min_watch: float = 1800.0
+    retention: float = 3600.0
+    compaction: float = 300.0
 
 
 def create_app(
@@ -76,8 +79,10 @@ def create_app(
         tasks = [
             asyncio.create_task(cacher.run(), name="watch cache"),
             asyncio.create_task(controller.run(), name="namespace controller"),
-            asyncio.create_task(compact(store), name="compaction"),
         ]
+        if tuning.compaction:
+            work = compact(store, retention=tuning.retention, interval=tuning.compaction)
+            tasks.append(asyncio.create_task(work, name="compaction"))
         for task in tasks:
             task.add_done_callback(_stop_if_failed)
         try:

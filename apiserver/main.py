@@ -1,11 +1,9 @@
 """netpol-apiserver: read the settings, open the store, serve until told to stop."""
 
-import os
 import random
 import signal
 import sys
 import time
-from pathlib import Path
 
 import structlog
 import uvicorn
@@ -13,11 +11,11 @@ import uvloop
 from pydantic import ValidationError
 
 import storage
-from apiserver import logs
+from apiserver import commands, logs
 from apiserver.app import Tuning, create_app
 from apiserver.lifecycle import Lifecycle
 from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server
-from apiserver.settings import Settings
+from apiserver.settings import Settings, default_database
 from storage.connect import connect
 
 log = structlog.get_logger()
@@ -25,6 +23,8 @@ log = structlog.get_logger()
 
 def main() -> None:
     """The console script. Exit status 2: bad settings; 1: the store cannot be opened."""
+    if sys.argv[1:] and sys.argv[1] in commands.NAMES:
+        commands.app(prog_name="netpol-apiserver")
     try:
         settings = Settings(_cli_parse_args=True)
     except ValidationError as error:
@@ -52,8 +52,7 @@ async def serve(settings: Settings) -> None:
         etcd_cafile=settings.etcd_cafile,
         etcd_certfile=settings.etcd_certfile,
         etcd_keyfile=settings.etcd_keyfile,
-        database_url=settings.database_url
-        or ("" if settings.endpoints else f"sqlite+aiosqlite:///{_default_database()}"),
+        database_url=settings.database_url or ("" if settings.endpoints else default_database()),
     )
     lifecycle = Lifecycle()
     app = create_app(
@@ -66,6 +65,8 @@ async def serve(settings: Settings) -> None:
             writes=settings.max_mutating_requests_inflight,
             timeout=settings.request_timeout,
             min_watch=settings.min_request_timeout,
+            retention=settings.history_retention,
+            compaction=settings.compaction_interval,
         ),
         store_name="etcd" if settings.endpoints else "storage",
     )
@@ -87,14 +88,6 @@ async def serve(settings: Settings) -> None:
 
 def _leave(number: int, frame: object) -> None:
     raise SystemExit(0)
-
-
-def _default_database() -> Path:
-    state = os.environ.get("STATE_DIRECTORY")
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    folder = Path(state) if state else home / "networkpolicys"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "networkpolicys.sqlite"
 
 
 if __name__ == "__main__":

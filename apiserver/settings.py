@@ -3,6 +3,7 @@
 `main` reads it once and logs it; flags beat the environment. All errors are reported at once.
 """
 
+import os
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,8 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Ge(0)]
 
 
 class Settings(BaseSettings):
-    """netpol-apiserver: serve the network policy API of 2016."""
+    """Serve the network policy API of 2016. The subcommands migrate, backup and restore look after
+    the store; each has a --help."""
 
     model_config = SettingsConfigDict(
         env_prefix="NETPOL_",
@@ -69,6 +71,16 @@ class Settings(BaseSettings):
         1800.0,
         description="A watch that asks for no time ends after this to twice this, such as 30m.",
     )
+    history_retention: Seconds = Field(
+        3600.0,
+        description="How long past states are kept, such as 1h: a client that was cut off for less"
+        " goes on without a new list.",
+    )
+    compaction_interval: Seconds = Field(
+        300.0,
+        description="How often older history is forgotten, by one of the servers; 0: never, where"
+        " something else compacts the store.",
+    )
     shutdown_delay_duration: Seconds = Field(
         0.0,
         description="How long to serve on, not ready, after SIGTERM: load balancers then leave.",
@@ -97,3 +109,12 @@ class Settings(BaseSettings):
         if bool(self.etcd_certfile) != bool(self.etcd_keyfile):
             raise ValueError("--etcd-certfile and --etcd-keyfile go together")
         return self
+
+
+def default_database() -> str:
+    """The URL of the SQLite file in the state folder, which is made if need be."""
+    state = os.environ.get("STATE_DIRECTORY")
+    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    folder = Path(state) if state else home / "networkpolicys"
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'networkpolicys.sqlite'}"

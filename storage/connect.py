@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from storage.contract import StorageError, Store
 
@@ -37,7 +38,7 @@ async def connect(
     if database_url.startswith("sqlite"):
         from storage.sqlite import open_sqlite
 
-        return await open_sqlite(database_url)
+        return await open_sqlite(sqlite_path(database_url))
     if database_url.startswith("postgres"):
         from storage.postgresql import open_postgresql
 
@@ -46,3 +47,14 @@ async def connect(
         f"no engine for {database_url!r}; use sqlite+aiosqlite:////path/to/file,"
         " postgresql://user@host/database or --etcd-servers"
     )
+
+
+def sqlite_path(database_url: str) -> Path:
+    """The file of a SQLite URL: what comes after its three slashes. `StorageError`."""
+    parts = urlsplit(database_url)
+    path = unquote(parts.path[1:])
+    if parts.scheme.partition("+")[0] != "sqlite" or parts.netloc or path in ("", ":memory:"):
+        raise StorageError(
+            f"{database_url!r} names no SQLite file; use sqlite:////absolute/path/to/file"
+        )
+    return Path(path)

@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 from sqlalchemy import text
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -82,6 +82,14 @@ class PostgresDatabase:
             with contextlib.suppress(*_FAILURES):
                 await connection.close()
 
+    @contextlib.asynccontextmanager
+    async def migrating(self) -> AsyncGenerator[AsyncConnection, None]:
+        """A transaction in which the tables may change, for one process at a time."""
+        async with self.writing() as connection:
+            lock = text("SELECT pg_advisory_xact_lock(:lock)")
+            await connection.execute(lock, {"lock": MIGRATION_LOCK})
+            yield connection
+
     def listen(self, store: SqlStore) -> None:
         """Have the store look whenever another server has committed."""
         self._listener = asyncio.create_task(self._listen(store), name="postgresql listener")
@@ -112,34 +120,34 @@ async def open_postgresql(url: str) -> SqlStore:
 
     `StorageError` where the server is not there within half a minute, or refuses.
     """
-    database = open_database(url)
     try:
         async with asyncio.timeout(START):
-            newest = await _started(database)
-    except BaseException as error:
-        await database.close()
-        if isinstance(error, TimeoutError):
-            shown = make_url(url).render_as_string()
-            raise StorageError(f"{shown} does not answer; see the warnings above") from None
-        raise
+            newest = await _started(url)
+    except TimeoutError:
+        shown = make_url(url).render_as_string()
+        raise StorageError(f"{shown} does not answer; see the warnings above") from None
+    database = open_database(url)
     store = SqlStore(database, revision=newest)
     database.listen(store)
     return store
 
 
-def open_database(url: str) -> PostgresDatabase:
-    """The database of the URL, with whatever tables it has; nothing is asked of it yet."""
+def open_database(url: str, *, patient: bool = False) -> PostgresDatabase:
+    """The database of the URL, with whatever tables it has; nothing is asked of it yet.
+
+    A `patient` one lets a statement take whatever time it needs.
+    """
+    session = {**SESSION, "statement_timeout": "0"} if patient else SESSION
     try:
-        address: URL = make_url(url).set(drivername="postgresql+asyncpg")
         engine = create_async_engine(
-            address,
+            make_url(url).set(drivername="postgresql+asyncpg"),
             pool_size=CONNECTIONS + 1,
             max_overflow=0,
             pool_timeout=TIMEOUT,
             connect_args={
                 "timeout": CONNECT,
-                "command_timeout": TIMEOUT,
-                "server_settings": SESSION,
+                "command_timeout": None if patient else TIMEOUT,
+                "server_settings": session,
             },
         )
     except ArgumentError as error:
@@ -147,19 +155,21 @@ def open_database(url: str) -> PostgresDatabase:
     return PostgresDatabase(engine)
 
 
-async def _started(database: PostgresDatabase) -> int:
+async def _started(url: str) -> int:
     """The newest revision, once the tables are as they should be."""
-    while True:
-        try:
-            async with database.writing() as connection:
-                await _check_durability(connection)
-                lock = text("SELECT pg_advisory_xact_lock(:lock)")
-                await connection.execute(lock, {"lock": MIGRATION_LOCK})
-                await connection.run_sync(sql_schema.bring_up)
-                return await sql_reads.newest(connection)
-        except Unavailable as error:
-            logger.warning("postgresql not reachable; trying again", error=str(error))
-            await asyncio.sleep(RETRY)
+    database = open_database(url, patient=True)
+    try:
+        while True:
+            try:
+                async with database.migrating() as connection:
+                    await _check_durability(connection)
+                    await connection.run_sync(sql_schema.bring_up)
+                    return await sql_reads.newest(connection)
+            except Unavailable as error:
+                logger.warning("postgresql not reachable; trying again", error=str(error))
+                await asyncio.sleep(RETRY)
+    finally:
+        await database.close()
 
 
 async def _check_durability(connection: AsyncConnection) -> None:

@@ -32,19 +32,17 @@ def migrate(connection: Connection, version: str = "head") -> None:
     config = Config()
     config.set_main_option("script_location", FOLDER)
     config.attributes["connection"] = connection
-    scripts = ScriptDirectory.from_config(config)
     stands = current(connection)
     try:
-        wanted = scripts.get_revision(version)
-        known = not stands or scripts.get_revision(stands) is not None
+        if stands:
+            ScriptDirectory.from_config(config).get_revision(stands)
+        down = version == "base" or version.startswith("-") or version < stands
+        (command.downgrade if down else command.upgrade)(config, version)
     except CommandError as error:
         raise StorageError(
             f"the database has the tables of version {stands or 'none'}, and {version!r} is asked"
             f" for; this release knows up to {HEAD}: {error}"
         ) from error
-    assert known
-    down = version == "base" or (wanted is not None and stands > wanted.revision)
-    (command.downgrade if down else command.upgrade)(config, version)
 
 
 def bring_up(connection: Connection) -> None:

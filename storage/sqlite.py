@@ -8,12 +8,13 @@ import contextlib
 import fcntl
 import os
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -65,45 +66,43 @@ class SqliteDatabase:
                 raise NotSent(f"sqlite: {error}") from error
             await connection.commit()
 
+    def migrating(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """A transaction in which the tables may change."""
+        return self.writing()
+
     async def close(self) -> None:
         await self._engine.dispose()
         os.close(self._lock)
 
 
-async def open_sqlite(url: str) -> SqlStore:
-    """Open or create the file of the URL and bring its tables up to date.
+async def open_sqlite(path: Path) -> SqlStore:
+    """Open or create the file and bring its tables up to date.
 
     `StorageError` where the file is in use by another process or cannot be opened.
     """
-    database = open_database(url)
+    database = open_database(path)
     try:
-        async with database.writing() as connection:
+        async with database.migrating() as connection:
             await connection.run_sync(sql_schema.bring_up)
             newest = await sql_reads.newest(connection)
     except BaseException as error:
         await database.close()
         if isinstance(error, Unavailable | OSError):
-            raise StorageError(f"cannot open {path_of(url)}: {error}") from error
+            raise StorageError(f"cannot open {path}: {error}") from error
         raise
     return SqlStore(database, revision=newest)
 
 
-def open_database(url: str) -> SqliteDatabase:
-    """The file of the URL, for this process alone, with whatever tables it has."""
-    path = path_of(url)
+def open_database(path: Path) -> SqliteDatabase:
+    """The file, for this process alone, with whatever tables it has."""
     lock = hold(path)
     engine = create_async_engine(
-        f"sqlite+aiosqlite:///{path}", pool_size=CONNECTIONS, max_overflow=0
+        URL.create("sqlite+aiosqlite", database=str(path)),
+        pool_size=CONNECTIONS,
+        max_overflow=0,
     )
     event.listen(engine.sync_engine, "connect", _configure)
     return SqliteDatabase(engine, lock)
-
-
-def path_of(url: str) -> Path:
-    path = make_url(url).database
-    if not path or path == ":memory:":
-        raise StorageError(f"{url!r} names no file; use memory: for a store that forgets")
-    return Path(path)
 
 
 def hold(path: Path) -> int:

@@ -19,8 +19,8 @@ import pytest
 
 from tests.informers.informer import NODE, Informer, Told
 from tests.informers.writers import NAMESPACES, Writers, history, listed, write
-from tests.lab.cluster import Api
-from tests.lab.processes import Server
+from tests.lab.cluster import POLICIES, Api
+from tests.lab.processes import FORGETFUL, Server, until_forgotten
 
 OPERATIONS = 10_000  # about half of them find what they need and change something
 CUTS = 10
@@ -201,13 +201,15 @@ async def forgotten(
 ) -> AsyncIterator[tuple[dict[str, int], dict[str, Informer]]]:
     """The end of a story: all cut off, much was written, and the server forgot it in a restart."""
     folder = tmp_path_factory.mktemp("forgotten")
-    async with serving(folder) as (server, http):
+    async with serving(folder, *FORGETFUL) as (server, http):
         await Writers(server.url, seed=2).run(50)
         async with informing(PRESENT, server.url, folder) as found:
             for informer in found.values():
                 informer.proxy.down = True
                 informer.proxy.cut()
+            _, known = await listed(http)
             await Writers(server.url, seed=3).run(100)
+            await until_forgotten(http, f"{POLICIES}/networkpolicys", known)
             await server.stop()
             await server.start()
             for informer in found.values():

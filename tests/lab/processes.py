@@ -21,10 +21,15 @@ def free_port() -> int:
 
 
 class Daemon:
-    """A process with its log. `kill` is a crash, `stop` is SIGTERM."""
+    """A process with its log. `kill` is a crash, `stop` is SIGTERM.
 
-    def __init__(self, module: str, arguments: Sequence[str], log: Path) -> None:
-        self._command = [sys.executable, "-m", module, *arguments]
+    `prefix` is a command that becomes it, such as `ip netns exec` or `env`.
+    """
+
+    def __init__(
+        self, module: str, arguments: Sequence[str], log: Path, *, prefix: Sequence[str] = ()
+    ) -> None:
+        self._command = [*prefix, sys.executable, "-m", module, *arguments]
         self.log = log
         self._process: asyncio.subprocess.Process | None = None
         self._offset = 0
@@ -98,16 +103,30 @@ class Daemon:
         return code or 0
 
 
+# A server that forgets what was before as soon as it can.
+FORGETFUL = ("--history-retention", "0s", "--compaction-interval", "100ms")
+
+
+async def until_forgotten(http: httpx.AsyncClient, path: str, version: int) -> None:
+    """Wait until the state of a collection at a version can no longer be read from the store."""
+    exact = {"resourceVersion": str(version), "resourceVersionMatch": "Exact"}
+    async with asyncio.timeout(15):
+        while (await http.get(path, params=exact)).status_code != 410:
+            await asyncio.sleep(0.02)
+
+
 class Server(Daemon):
     """`netpol-apiserver --standalone` on a free port; `url` stays over restarts."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        stored = arguments or ("--database-url", f"sqlite+aiosqlite:///{folder}/log.sqlite")
+        stored: tuple[str, ...] = ()
+        if not {"--database-url", "--etcd-servers"} & set(arguments):
+            stored = ("--database-url", f"sqlite+aiosqlite:///{folder}/log.sqlite")
         super().__init__(
             "apiserver.main",
-            ["--standalone", "--insecure-port", str(port), "--log-format", "json", *stored],
+            ["--standalone", "--insecure-port", str(port), "--log-format", "json", *stored, *arguments],
             folder / "apiserver.log",
         )
 

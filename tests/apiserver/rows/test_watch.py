@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 from apiserver.http import watch
 from tests.apiserver.rows.test_create import causes, failure
 from tests.apiserver.test_resources import MERGE, TABLE, create, watching
-from tests.lab.processes import Server
+from tests.lab.processes import FORGETFUL, Server, until_forgotten
 
 WATCH_LIST = {
     "sendInitialEvents": "true",
@@ -46,9 +46,11 @@ def version(obj: dict[str, Any]) -> int:
 @pytest.fixture(scope="module")
 async def restarted(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server that has forgotten what was before its start."""
-    server = Server(tmp_path_factory.mktemp("restarted"))
+    server = Server(tmp_path_factory.mktemp("restarted"), *FORGETFUL)
     try:
         await server.start()
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+            await until_forgotten(client, "/api/v1/namespaces", 2)
         await server.stop()
         await server.start()
         async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from apiserver.api import status
 from apiserver.cache.cacher import Cacher
-from apiserver.http import access, discovery, probes
+from apiserver.http import access, discovery, probes, storage_metrics
 from apiserver.http.limits import Limits
 from apiserver.http.metrics import Metrics
 from apiserver.http.middleware import Envelope, failed
@@ -30,6 +30,7 @@ from apiserver.http.resources import Resources
 from apiserver.lifecycle import Lifecycle
 from apiserver.registry.gate import NamespaceGate
 from apiserver.registry.history import compact
+from apiserver.registry.measured import Measured
 from apiserver.registry.namespaces import NamespaceController
 from apiserver.registry.reader import Reader
 from apiserver.registry.strategies import STRATEGIES
@@ -68,7 +69,9 @@ def create_app(
 
     `store_name` is what the probes call the check of the store.
     """
-    cacher = Cacher(store=store, resources=[strategy.resource for strategy in STRATEGIES])
+    served = [strategy.resource for strategy in STRATEGIES]
+    store = measured = Measured(store, served)
+    cacher = Cacher(store=store, resources=served)
     gate = NamespaceGate(store=store, cacher=cacher)
     writer = Writer(store=store, gate=gate, clock=clock, rand=rand)
     reader = Reader(store=store, cacher=cacher)
@@ -105,10 +108,15 @@ def create_app(
     async def serving() -> bool:
         return not lifecycle.draining.is_set()
 
+    def undecodable() -> list[str]:
+        count = sum(len(objects.broken) for objects in cacher.all())
+        text = f"{count} stored object{'s do' if count > 1 else ' does'} not decode"
+        return [f"{text}; their keys are in the log"] if count else []
+
     live = {"ping": ping, store_name: storage_answers}
     ready = {**live, "informer-sync": synced, "shutdown": serving}
     limits = Limits(tuning.reads, tuning.writes, tuning.timeout, lifecycle.stopping)
-    metrics = Metrics(limits=limits)
+    metrics = Metrics(limits=limits, sources=[storage_metrics.collector(measured, cacher, reader)])
     resources = Resources(
         strategies=STRATEGIES,
         reader=reader,
@@ -128,10 +136,9 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    served = [strategy.resource for strategy in STRATEGIES]
     routers = (
         discovery.router(served),
-        probes.router({"healthz": live, "livez": {"ping": ping}, "readyz": ready}),
+        probes.router({"healthz": live, "livez": {"ping": ping}, "readyz": ready}, undecodable),
         access.router(),
     )
     for router in routers:

@@ -27,7 +27,7 @@ from storage.contract import (
     Record,
 )
 from storage.etcd_client import EtcdClient
-from storage.etcd_watch import Progression, tells_progress
+from storage.etcd_watch import MARK, Progression, tells_progress
 from storage.joined import Joined
 
 POINT = 3.0  # seconds for one key: a member that does not answer is passed over
@@ -82,7 +82,7 @@ class EtcdStore:
             except FutureRevision:
                 raise FutureRevision(await self.revision()) from None
             revision = revision or response.header.revision
-            records += map(self._record, response.kvs)
+            records += [self._record(kv) for kv in response.kvs if not kv.key.endswith(MARK)]
             remaining = response.count - len(response.kvs)
             if not remaining or len(records) == limit:
                 return Page(tuple(records), revision, remaining)
@@ -247,8 +247,8 @@ def _put(pb: Any, key: bytes, value: bytes) -> Any:
 
 
 def _marker(prefix: bytes) -> bytes:
-    """A key right behind those of a prefix, where no list of anybody's finds it."""
-    return _prefix_end(prefix) + b"\0progress"
+    """A key right behind those of a prefix, where no list of its objects finds it."""
+    return _prefix_end(prefix) + MARK
 
 
 def _prefix_end(prefix: bytes) -> bytes:

@@ -13,6 +13,7 @@ from storage.contract import Batch, Event
 # The oldest patch releases whose progress notifications never overtake events (etcd#15220,
 # etcd#17507), by minor version; k8s.io/apiserver `pkg/storage/feature` asks for the same.
 TRUSTED = {(3, 4): 31, (3, 5): 13}
+MARK = b"\0progress"  # ends a key that is written to be watched, and holds nothing
 
 
 def tells_progress(version: str) -> bool:
@@ -54,5 +55,8 @@ class Progression:
             # a watch that catches up has been sent.
             self.reached = max(self.reached, response.header.revision)
         # What is watched beside the prefix only shows how far the watch is.
-        watched = [event for event in events if event.kv.key.startswith(self._prefix)]
+        watched = [event for event in events if self._watches(event.kv.key)]
         return Batch(tuple(map(self._decode, watched)), self.reached)
+
+    def _watches(self, key: bytes) -> bool:
+        return key.startswith(self._prefix) and not key.endswith(MARK)

@@ -8,6 +8,7 @@ fresh whatever resource the last write went to.
 import asyncio
 import contextlib
 import posixpath
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Sequence
 
 import structlog
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 class Cacher:
     """Owns the task that follows the store; `revision` is what the cache is complete to.
 
-    `starts` counts the lists that it began with.
+    `starts` counts the lists that it began with, `received` the events by the resource's prefix.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Cacher:
     ) -> None:
         self.revision = 0
         self.starts = 0
+        self.received: Counter[str] = Counter()
         self._store = store
         self._resources = tuple(resources)
         self._root = posixpath.commonpath([r.prefix for r in resources]).rstrip("/") + "/"
@@ -190,6 +192,7 @@ class Cacher:
         for event in batch.events:
             if (objects := self._place(event.key)) is not None:
                 objects.apply(event)
+                self.received[objects.resource.prefix] += 1
                 changed[objects.resource.prefix] = objects
                 if event.key in objects.broken:
                     log.error(

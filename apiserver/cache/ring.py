@@ -52,6 +52,9 @@ class Ring(Generic[E]):
         self._first = 0
         self._bytes = 0
 
+    def __len__(self) -> int:
+        return len(self._events)
+
     def append(self, event: E) -> None:
         self._events.append(event)
         self.end += 1

@@ -4,10 +4,7 @@ k8s.io/apiserver `pkg/endpoints/metrics`. No label carries a name that a user ch
 """
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import NamedTuple
 
 from prometheus_client import (
@@ -27,20 +24,16 @@ from prometheus_client.core import (
 from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from starlette.requests import Request
 from starlette.responses import Response
 
 from apiserver.api.resource import Resource
+from apiserver.api.tally import SECONDS, Tally
 from apiserver.http.limits import Limits
 from apiserver.http.request_info import RequestInfo
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text"
-SECONDS = (
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2, 3,
-    4, 5, 6, 8, 10, 15, 20, 30, 45, 60,
-)  # fmt: skip  # upstream's buckets
 SIZES = tuple(1024.0 * 2**power for power in range(8))  # bytes of a watch event, upstream's buckets
 VERBS = {"create": "POST", "update": "PUT", "get": "GET"}  # the others in upper case
 KIND = ("group", "version", "resource", "subresource", "scope", "verb")
@@ -67,37 +60,17 @@ class Asked(NamedTuple):
         )
 
 
-@dataclass(slots=True)
-class Tally:
-    """A histogram of one series: values counted by the first bound that they do not exceed."""
-
-    bounds: Sequence[float]
-    count: int = 0
-    total: float = 0
-    buckets: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.buckets = [0] * (len(self.bounds) + 1)
-
-    def add(self, value: float, *, times: int = 1) -> None:
-        self.buckets[bisect_left(self.bounds, value)] += times
-        self.total += value * times
-        self.count += times
-
-    def cumulated(self) -> list[tuple[str, float]]:
-        """The buckets as the exposition has them."""
-        bounds = [*map(floatToGoString, self.bounds), "+Inf"]
-        return list(zip(bounds, map(float, accumulate(self.buckets)), strict=True))
-
-
 class Metrics:
     """One registry with all that this process measures.
 
     What a request changes are plain numbers, collected when somebody looks: the counters of
-    prometheus_client take a lock for each addition, and a read would pay for five.
+    prometheus_client take a lock for each addition, and a read would pay for five. `sources` give
+    what others count.
     """
 
-    def __init__(self, *, limits: Limits) -> None:
+    def __init__(
+        self, *, limits: Limits, sources: Sequence[Callable[[], Iterator[Metric]]] = ()
+    ) -> None:
         self._registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self._registry)
@@ -117,6 +90,8 @@ class Metrics:
         self._events: dict[Resource, Tally] = {}
         self._limits = limits
         self._registry.register(_Collected(self._collect))
+        for source in sources:
+            self._registry.register(_Collected(source))
 
     def done(self, asked: Asked, dry_run: str, code: int, seconds: float) -> None:
         """Count an answered request."""

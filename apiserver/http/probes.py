@@ -5,7 +5,7 @@ log). The kubelet and a load balancer read them; the demo waits on `/readyz`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 from fastapi import APIRouter, Request
@@ -19,17 +19,24 @@ Check = Callable[[], Awaitable[bool]]
 log = structlog.get_logger()
 
 
-def router(checks: Mapping[str, Mapping[str, Check]]) -> APIRouter:
-    """Routes for each endpoint (`livez`) with its named checks, together and one by one."""
+def router(
+    checks: Mapping[str, Mapping[str, Check]], warnings: Callable[[], Sequence[str]]
+) -> APIRouter:
+    """Routes for each endpoint (`livez`) with its named checks, together and one by one.
+
+    `warnings` are told to who asks for all, and fail nothing.
+    """
     routes = APIRouter()
     for endpoint, named in checks.items():
-        routes.add_api_route(f"/{endpoint}", _all(endpoint, named), methods=METHODS)
+        routes.add_api_route(f"/{endpoint}", _all(endpoint, named, warnings), methods=METHODS)
         for name, check in named.items():
             routes.add_api_route(f"/{endpoint}/{name}", _one(check), methods=METHODS)
     return routes
 
 
-def _all(endpoint: str, named: Mapping[str, Check]) -> Callable[[Request], Awaitable[Response]]:
+def _all(
+    endpoint: str, named: Mapping[str, Check], warnings: Callable[[], Sequence[str]]
+) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         query = request.query_params
         excluded = set(query.getlist("exclude"))
@@ -45,6 +52,7 @@ def _all(endpoint: str, named: Mapping[str, Check]) -> Callable[[Request], Await
         if unknown := excluded - set(named):
             texts = ",".join(f'"{name}"' for name in sorted(unknown))
             lines.append(f"warn: some health checks cannot be excluded: no matches for {texts}")
+        lines += [f"warn: {text}" for text in warnings()]
         verdict = f"{endpoint} check {'failed' if failed else 'passed'}"
         body = "\n".join([*lines, verdict, ""]) if failed or "verbose" in query else "ok"
         return _text(body, 500 if failed else 200)

@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from apiserver.api.tally import Tally
 from apiserver.cache.objects import Objects
 from apiserver.cache.ring import Overrun
 from apiserver.cache.session import Lines
 from apiserver.http import eager
-from apiserver.http.metrics import Tally
 
 Write = Callable[[Lines], Coroutine[Any, Any, None]]
 

@@ -6,6 +6,7 @@ N). Lists hold stored bytes; nothing is decoded but what a field selector asks f
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -57,15 +58,19 @@ class Listing:
 
 
 class Reader:
-    """Reads one consistent state; falls back to the store where the cache cannot give it."""
+    """Reads one consistent state; falls back to the store where the cache cannot give it.
+
+    `consistent` counts the reads of the newest state, and whether the cache gave it.
+    """
 
     def __init__(self, *, store: storage.Store, cacher: Cacher) -> None:
         self._store = store
         self._cacher = cacher
+        self.consistent: Counter[tuple[Resource, bool]] = Counter()
 
     async def get(self, resource: Resource, key: str, name: str, revision: int | None) -> Object:
         """The object, at least as new as the client is owed. 404, 504."""
-        if await self._current(revision):
+        if await self._current(resource, revision):
             objects = self._cacher.objects(resource)
             item, broken = objects.get(key), objects.broken.get(key)
         else:
@@ -97,7 +102,7 @@ class Reader:
         )
         if exact and options.revision != self._cacher.revision:
             return await self._stored(resource, view, options, options.revision or 0, "")
-        if not await self._current(options.revision):
+        if not await self._current(resource, options.revision):
             return await self._stored(resource, view, options, 0, "")
         objects = self._cacher.objects(resource)
         limit = 0 if options.revision == 0 else options.limit
@@ -120,17 +125,19 @@ class Reader:
         await self._cacher.caught_up(revision, timeout=WAIT)
         return revision
 
-    async def _current(self, revision: int | None) -> bool:
+    async def _current(self, resource: Resource, revision: int | None) -> bool:
         """Wait until the cache has what the client is owed; False where the store must be asked."""
         if not await self._cacher.soon_ready(timeout=WAIT):
             raise status.not_ready()
         if revision is None:
             owed = await self._store.revision()
-            return await self._cacher.caught_up(owed, timeout=WAIT)
+            current = await self._cacher.caught_up(owed, timeout=WAIT)
+            self.consistent[resource, current] += 1
+            return current
         if not await self._cacher.caught_up(revision, timeout=WAIT):
-            current = await self._store.revision()
-            if revision > current:
-                raise status.future_revision(revision, current)
+            newest = await self._store.revision()
+            if revision > newest:
+                raise status.future_revision(revision, newest)
             return False
         return True
 

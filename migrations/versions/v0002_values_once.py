@@ -45,6 +45,14 @@ def upgrade() -> None:
         " CASE WHEN created = revision THEN 0 ELSE previous END FROM old_log",
         root=ROOT,
     )
+    # The event at the mark can still be watched, but the row that it replaced had been removed.
+    _run(
+        "INSERT INTO log (revision, key, value, created, previous)"
+        f" SELECT previous, {bare}, old_value, created, 0 FROM old_log"
+        " WHERE old_value IS NOT NULL AND revision = (SELECT compacted FROM old_state)"
+        " AND previous NOT IN (SELECT revision FROM log)",
+        root=ROOT,
+    )
     _run(f"INSERT INTO live (key, revision) SELECT {bare}, revision FROM old_live", root=ROOT)
     _run(
         "INSERT INTO state (id, revision, compacted, swept)"

@@ -12,20 +12,20 @@ from pathlib import Path
 class EtcdServer:
     """`kill` ends it as a crash would; `start` brings it back on the same data and ports."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, binary: Path | None = None) -> None:
         self._folder = folder
+        self._binary = binary or shutil.which("etcd") or "/usr/bin/etcd"
         self._ports = free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
         self.endpoint = f"http://127.0.0.1:{self._ports[0]}"
         self.start()
 
     def start(self) -> None:
-        binary = shutil.which("etcd") or "/usr/bin/etcd"
         peer = f"http://127.0.0.1:{self._ports[1]}"
         with (self._folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    binary,
+                    self._binary,
                     f"--data-dir={self._folder}/data",
                     f"--listen-client-urls={self.endpoint}",
                     f"--advertise-client-urls={self.endpoint}",

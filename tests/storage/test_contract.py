@@ -1,20 +1,27 @@
 """One suite over all engines: what `storage.contract` promises."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+import dataclasses
+import random
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any
 
 import pytest
 
 from storage import (
     Batch,
     Compacted,
+    Condition,
     Conflict,
     Event,
     EventType,
     FutureRevision,
     KeyExists,
+    Record,
+    StorageError,
     Store,
 )
+from storage.memory import MemoryStore
 
 
 async def gather(watch: AsyncGenerator[Batch, None], count: int) -> list[Event]:
@@ -245,3 +252,141 @@ async def test_large_values_come_back_whole(store: Store) -> None:
     record, _ = await store.get("/large")
     assert record is not None
     assert record.value == value
+
+
+async def test_a_create_holds_only_while_another_key_stands(store: Store) -> None:
+    shelter = await store.create("/n", b"1")
+    await store.create("/a", b"1", given=Condition("/n", shelter))
+    changed = await store.update("/n", b"2", expected=shelter)
+    with pytest.raises(Conflict) as caught:
+        await store.create("/b", b"1", given=Condition("/n", shelter))
+    assert caught.value.key == "/n"
+    assert caught.value.current is not None
+    assert caught.value.current.revision == changed
+    with pytest.raises(KeyExists):
+        await store.create("/a", b"1", given=Condition("/n", changed))
+    await store.delete("/n", expected=changed)
+    with pytest.raises(Conflict) as gone:
+        await store.create("/b", b"1", given=Condition("/n", changed))
+    assert (gone.value.key, gone.value.current) == ("/n", None)
+    assert (await store.get("/b"))[0] is None
+
+
+async def test_creates_race_with_the_end_of_what_they_stand_on(store: Store) -> None:
+    """Whatever the order: what was created is there before the key changes, or not at all."""
+    for turn in range(10):
+        shelter = await store.create(f"/n/{turn}", b"1")
+        given = Condition(f"/n/{turn}", shelter)
+        *made, closed = await asyncio.gather(
+            *(store.create(f"/in/{turn}/{n}", b"1", given=given) for n in range(6)),
+            store.update(f"/n/{turn}", b"closed", expected=shelter),
+            return_exceptions=True,
+        )
+        assert isinstance(closed, int)
+        assert all(isinstance(outcome, int | Conflict) for outcome in made)
+        assert all(outcome < closed for outcome in made if isinstance(outcome, int))
+        standing = {record.revision for record in (await store.list(f"/in/{turn}/")).records}
+        assert standing == {outcome for outcome in made if isinstance(outcome, int)}
+
+
+async def test_a_watch_can_be_made_to_tell_how_far_it_is(store: Store) -> None:
+    watch = store.watch("/a/", after=await store.revision())
+    await anext(watch)
+    for force in (False, True):
+        told = [await store.create(f"/{place}/{force}", b"1") for place in ("a", "b")]
+        if not await store.tell_progress(force=force):
+            assert not force
+            continue
+        seen: list[Event] = []
+        async with asyncio.timeout(5):
+            while True:
+                batch = await anext(watch)
+                seen += batch.events
+                if batch.revision >= told[1]:
+                    break
+                await store.tell_progress(force=force)
+        assert told[0] in [event.revision for event in seen]
+        assert all(event.key.startswith("/a/") for event in seen)
+    await watch.aclose()
+    assert [record.key for record in (await store.list("/")).records] == [
+        "/a/False", "/a/True", "/b/False", "/b/True",
+    ]  # fmt: skip
+
+
+async def test_a_long_history_of_large_values_is_told_whole(store: Store) -> None:
+    start = await store.revision()
+    written = [await store.create(f"/a/{n}", bytes([n]) * 300_000) for n in range(30)]
+    watch = store.watch("/a/", after=start)
+    events = await gather(watch, 30)
+    await watch.aclose()
+    assert [event.revision for event in events] == written
+    assert [event.value for event in events] == [bytes([n]) * 300_000 for n in range(30)]
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_it_does_what_the_specification_does(store: Store, seed: int) -> None:
+    """A random history, its outcomes, its past states and its watch, beside the engine in memory.
+
+    Only the numbers of the revisions may differ: where others write too they have gaps.
+    """
+    rand = random.Random(seed)
+    model = MemoryStore()
+    pairs = {await model.revision(): await store.revision()}
+    revisions = list(pairs)
+    for turn in range(150):
+        key, value = f"/{rand.choice('ab')}/{rand.randrange(6)}", str(turn).encode()
+        current, _ = await model.get(key)
+        expected = rand.choice([*revisions[-3:], current.revision if current else revisions[-1]])
+        theirs = pairs[expected]
+        match rand.choice(["create", "update", "update", "delete", "given"]):
+            case "create":
+                works = [s.create(key, value) for s in (model, store)]
+            case "update":
+                works = [model.update(key, value, expected=expected)]
+                works += [store.update(key, value, expected=theirs)]
+            case "delete":
+                works = [model.delete(key, expected=expected)]
+                works += [store.delete(key, expected=theirs)]
+            case _:
+                other = f"/{rand.choice('ab')}/{rand.randrange(6)}"
+                works = [model.create(key, value, given=Condition(other, expected))]
+                works += [store.create(key, value, given=Condition(other, theirs))]
+        outcomes = [await _outcome(work) for work in works]
+        if isinstance(outcomes[0], int):
+            assert isinstance(outcomes[1], int)
+            pairs[outcomes[0]] = outcomes[1]
+            revisions.append(outcomes[0])
+        else:
+            assert outcomes[1] == _renumbered(outcomes[0], pairs)
+    for revision in rand.sample(revisions, 10):
+        for prefix, after, limit in (("/", "", 0), ("/a/", "/a/2", 2), ("/b/", "", 3)):
+            ours = await model.list(prefix, after=after, limit=limit, revision=revision)
+            page = await store.list(prefix, after=after, limit=limit, revision=pairs[revision])
+            assert page.remaining == ours.remaining
+            assert page.records == tuple(_renumbered(record, pairs) for record in ours.records)
+    count = len(revisions) - 1
+    theirs_told, ours_told = [
+        await gather(s.watch("/", after=after), count)
+        for s, after in ((store, pairs[revisions[0]]), (model, revisions[0]))
+    ]
+    assert theirs_told == [
+        dataclasses.replace(event, revision=pairs[event.revision]) for event in ours_told
+    ]
+
+
+async def _outcome(work: Awaitable[int]) -> object:
+    try:
+        return await work
+    except StorageError as error:
+        return type(error), getattr(error, "current", None)
+
+
+def _renumbered(found: Any, pairs: dict[int, int]) -> Any:
+    """A record, or the outcome that tells one, with the engine's own revisions."""
+    if isinstance(found, Record):
+        return dataclasses.replace(
+            found, revision=pairs[found.revision], created=pairs[found.created]
+        )
+    if isinstance(found, tuple):
+        return tuple(_renumbered(part, pairs) for part in found)
+    return found

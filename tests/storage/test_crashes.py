@@ -9,6 +9,7 @@ import pytest
 
 from storage import Event, StorageError, Unavailable
 from storage.connect import connect
+from tests.storage.etcd_cluster import EtcdCluster
 from tests.storage.etcd_server import EtcdServer
 
 WRITER = """
@@ -94,9 +95,9 @@ async def test_an_etcd_watch_goes_on_after_the_server_was_killed(tmp_path: Path)
         server.kill()
 
 
-async def test_etcd_requests_go_on_to_the_next_endpoint(etcd: EtcdServer) -> None:
+async def test_etcd_requests_go_on_to_the_next_endpoint(etcd: EtcdCluster) -> None:
     store = await connect(
-        etcd_servers=["http://127.0.0.1:1", etcd.endpoint], etcd_prefix="/failover"
+        etcd_servers=["http://127.0.0.1:1", *etcd.endpoints.split(",")], etcd_prefix="/failover"
     )
     revision = await store.create("/a", b"1")
     record, _ = await store.get("/a")

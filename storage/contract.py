@@ -7,7 +7,7 @@ One log: every write of the whole store gets one revision, a positive integer la
 before it, also across restarts. Revision 0 never names a state.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -183,6 +183,9 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Free everything; watches end."""
+
+    def counted(self) -> Mapping[str, int]:
+        """What the engine counts of its own work since it was opened, by name."""
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ out a custom resource's, so that both can use one cluster, one after the other.
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,7 @@ class EtcdStore:
         self._prefix = f"/{path}" if (path := prefix.strip("/")) else ""
         self._rand = rand or random.Random()
         self._streams: set[_Stream] = set()
+        self._opened = 0
         self._newest = Joined(self._read_newest, name="etcd revision")
 
     async def revision(self) -> int:
@@ -109,6 +110,7 @@ class EtcdStore:
             )
             stream = _Stream(self._client.watch(at), _marker(self._key(prefix)), trusted)
             self._streams.add(stream)
+            self._opened += 1
             try:
                 await stream.write(self._watch_request(prefix, reached))
                 async for response in stream.call:
@@ -150,6 +152,9 @@ class EtcdStore:
             raise FutureRevision(await self.revision()) from None
         except Compacted:
             return
+
+    def counted(self) -> Mapping[str, int]:
+        return {"watch_streams": self._opened}
 
     async def close(self) -> None:
         await self._client.close()

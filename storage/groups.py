@@ -18,12 +18,13 @@ Commit = Callable[[Sequence[Write]], Awaitable[Sequence[int | StorageError]]]
 
 
 class Groups:
-    """Owns the task that commits.
+    """Owns the task that commits; `commits` and `writes` count what it has done.
 
     `commit` raises a `StorageError` where nothing is known of any of its writes.
     """
 
     def __init__(self, commit: Commit, *, name: str) -> None:
+        self.commits = self.writes = 0
         self._commit = commit
         self._waiting: deque[tuple[Write, asyncio.Future[int]]] = deque()
         self._some = asyncio.Event()
@@ -59,6 +60,8 @@ class Groups:
                 results = await self._commit([write for write, _ in group])
             except StorageError as error:
                 results = [error] * len(group)
+            self.commits += 1
+            self.writes += size
             for (_, outcome), result in zip(group, results, strict=True):
                 _settle(outcome, result)
 

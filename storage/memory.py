@@ -4,7 +4,7 @@ Tests hold the engines equal to it. It keeps the log in memory and forgets it at
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 
 from storage.contract import (
     Batch,
@@ -96,6 +96,9 @@ class MemoryStore:
         for event in self._events[:kept]:
             _fold(self._before, event)
         del self._events[:kept]
+
+    def counted(self) -> Mapping[str, int]:
+        return {}
 
     async def close(self) -> None:
         self._closed = True

@@ -7,7 +7,7 @@ number of servers write. All watches read the newest events from memory.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -145,6 +145,9 @@ class SqlStore:
     def look(self) -> None:
         """Others may have committed."""
         self._news.set()
+
+    def counted(self) -> Mapping[str, int]:
+        return {"commits": self._groups.commits, "writes": self._groups.writes}
 
     async def close(self) -> None:
         if self._closed:

@@ -44,6 +44,14 @@ def _of_store(store: Measured) -> Iterator[Metric]:
         durations.add_metric(operation, tally.cumulated(), tally.total)
         requests.add_metric(operation, tally.count)
         failures.add_metric(operation, store.failures[operation])
+    counted = CounterMetricFamily(
+        "apiserver_storage_engine",
+        "What the engine counts of its own work.",
+        labels=("engine", "kind"),
+    )
+    for kind, number in store.counted().items():
+        counted.add_metric((store.name, kind), number)
+    yield counted
     yield durations
     yield requests
     yield failures

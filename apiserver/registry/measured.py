@@ -5,7 +5,7 @@
 
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import storage
@@ -63,6 +63,9 @@ class Measured:
 
     async def compact(self, revision: int) -> None:
         await self._timed("compact", "", self._store.compact(revision))
+
+    def counted(self) -> Mapping[str, int]:
+        return self._store.counted()
 
     async def close(self) -> None:
         await self._store.close()

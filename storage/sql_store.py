@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -119,7 +120,7 @@ class SqlStore:
                 newest, complete = self._recent.after(reached, BATCH)
                 found = tuple(event for event in newest if event.key.startswith(prefix))
             else:
-                found, complete = await self._stored(prefix, reached)
+                found, complete = await retry.reading(partial(self._stored, prefix, reached))
             if found or first or complete > reached:
                 first = False
                 reached = max(reached, complete)

@@ -16,7 +16,7 @@ import structlog
 from apiserver.api.resource import Resource
 from apiserver.cache.object import Change
 from apiserver.cache.objects import Objects
-from apiserver.cache.ring import Expired
+from apiserver.cache.ring import Expired, Ring
 from storage import Batch, Compacted, Store, Unavailable
 
 CAPACITY = 10_000  # events a resource keeps: minutes of churn in a busy cluster
@@ -26,7 +26,7 @@ RETRY = 0.5  # seconds between attempts to reach the store
 ASK = 0.1  # seconds between questions to the store how far its watch is complete, while one waits
 UNTOLD = 0.05  # seconds to wait for an event where the store cannot tell that
 IDLE = 5.0  # seconds between such questions while nobody waits: bookmarks tell of them
-HISTORIES = 16  # watches that read the store's history at once; further ones wait for their turn
+HISTORIES = 8  # reads of the store's history at once; further ones wait for their turn
 
 log = structlog.get_logger()
 
@@ -139,18 +139,26 @@ class Cacher:
 
         It ends where the ring of the objects goes on. `Expired` where the store has forgotten them.
         """
-        async with self._histories:
-            prefix = objects.resource.prefix
-            async with contextlib.aclosing(self._store.watch(prefix, after=after)) as batches:
-                try:
-                    async for batch in batches:
-                        changes = [objects.past(event) for event in batch.events]
-                        yield [change for change in changes if change], batch.revision
-                        if batch.revision >= objects.ring.floor or objects.stale:
-                            return
-                        await self._store.tell_progress(force=True)
-                except Compacted as error:
-                    raise Expired(error.revision) from error
+        watch = self._store.watch(objects.resource.prefix, after=after)
+        complete = after
+        async with contextlib.aclosing(watch) as batches:
+            while complete < objects.ring.floor and not objects.stale:
+                async with self._histories:
+                    batch = await self._next(batches, objects.ring)
+                complete = batch.revision
+                changes = [objects.past(event) for event in batch.events]
+                yield [change for change in changes if change], complete
+
+    async def _next(self, batches: AsyncGenerator[Batch, None], ring: Ring[Change]) -> Batch:
+        """The next batch that has events, or reaches to where the ring begins."""
+        try:
+            async for batch in batches:
+                if batch.events or batch.revision >= ring.floor:
+                    return batch
+                await self._store.tell_progress(force=True)
+        except Compacted as error:
+            raise Expired(error.revision) from error
+        raise Unavailable("the store is closed")
 
     async def _load(self) -> None:
         page = await self._store.list(self._root, limit=PAGE)

@@ -7,7 +7,7 @@ with 410 and lists again: nobody waits for it.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,9 +29,11 @@ from apiserver.http.options import WatchOptions
 from apiserver.http.stream import Stream
 from apiserver.http.tail import Audience, Tail
 from apiserver.registry.reader import Reader
+from storage import Unavailable
 
 BATCH = 1_000  # changes in one write
 CHUNK = 128 << 10  # bytes of them: so much does a slow client make the server hold
+STALL = 30.0  # seconds in which a client must take that much, while the ring does not judge it
 PARTING = 2.0  # seconds that a client gets to take the last of a watch
 BOOKMARK = 30.0  # seconds: a heartbeat that also defeats the idle timeouts of load balancers
 LAST_BOOKMARK = 2.0  # seconds before the deadline
@@ -94,12 +96,7 @@ class Watch:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
-        # A client that takes nothing would keep its watch from ever ending.
-        try:
-            async with asyncio.timeout(PARTING):
-                await out.close()
-        except TimeoutError:
-            out.abort()
+        await _in_time(out, out.close())
 
     async def _stream(self, out: Stream, scope: Scope) -> None:
         try:
@@ -116,11 +113,12 @@ class Watch:
                 client=scope.get("client"),
                 agent=agent,
             )
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PARTING):
-                    await _write(out, [_error(status.expired(BEHIND))])
+            await _in_time(out, _write(out, [_error(status.expired(BEHIND))]))
         except status.StatusError as error:
             await _write(out, [_error(error)])
+        except Unavailable as error:
+            # It just ends: the client goes on from what it was told last.
+            log.warning("watch ended: its history cannot be read", error=str(error))
 
     async def _run(self, out: Stream) -> None:
         loop = asyncio.get_running_loop()
@@ -133,7 +131,7 @@ class Watch:
         while True:
             due = min(loop.time() + BOOKMARK, last)
             await tail.follow(until=due if self._asked.bookmarks else None)
-            await _write(out, [self._bookmark(objects.revision)])
+            await _unless_stalled(out, [self._bookmark(objects.revision)])
             if loop.time() >= last:
                 last = float("inf")
 
@@ -160,16 +158,9 @@ class Watch:
             return self._cacher.objects(self._resource), await self._start()
         found = await self._reader.state(self._resource, self._view, self._asked.revision)
         objects = self._cacher.objects(self._resource)
-        lines, size = [], 0
-        for event in session.initial(found.items):
-            lines.append(self._line(event))
-            size += len(lines[-1])
-            if size > CHUNK:
-                await self._send(out, lines)
-                lines, size = [], 0
-        await self._send(out, lines)
+        await self._send(out, map(self._line, session.initial(found.items)))
         if self._asked.marked:
-            await _write(out, [self._bookmark(found.revision, end=True)])
+            await _unless_stalled(out, [self._bookmark(found.revision, end=True)])
         return objects, found.revision
 
     async def _start(self) -> int:
@@ -196,11 +187,18 @@ class Watch:
             raise Overrun
         return objects.ring.after(revision)
 
-    async def _send(self, out: Stream, lines: Sequence[bytes]) -> None:
+    async def _send(self, out: Stream, lines: Iterable[bytes]) -> None:
+        """Send what came before the ring, in portions."""
+        portion, size = [], 0
         for line in lines:
             self._sent.add(len(line))
-        if lines:
-            await _write(out, lines)
+            portion.append(line)
+            size += len(line)
+            if size > CHUNK:
+                await _unless_stalled(out, portion)
+                portion, size = [], 0
+        if portion:
+            await _unless_stalled(out, portion)
 
     def _line(self, event: Seen) -> bytes:
         if not self._output.transform:
@@ -231,6 +229,24 @@ class Watch:
 
 def _error(error: status.StatusError) -> bytes:
     return encoding.dumps({"type": "ERROR", "object": error.as_json()}) + b"\n"
+
+
+async def _in_time(out: Stream, parting: Awaitable[None]) -> None:
+    """Send the last of a watch. A client that takes nothing would keep it from ever ending."""
+    try:
+        async with asyncio.timeout(PARTING):
+            await parting
+    except TimeoutError:
+        out.abort()
+
+
+async def _unless_stalled(out: Stream, lines: Sequence[bytes]) -> None:
+    """Send to a client that takes it in time; else `Overrun`."""
+    try:
+        async with asyncio.timeout(STALL):
+            await _write(out, lines)
+    except TimeoutError:
+        raise Overrun from None
 
 
 async def _write(out: Stream, lines: Sequence[bytes]) -> None:

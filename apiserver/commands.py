@@ -77,11 +77,6 @@ def restore(
     typer.echo(f"{target}: revision {revision}; clients list again")
 
 
-NAMES = frozenset(
-    command.callback.__name__ for command in app.registered_commands if command.callback
-)
-
-
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
     """A refusal of the store is one line and exit status 1."""

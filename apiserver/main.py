@@ -11,19 +11,23 @@ import uvloop
 from pydantic import ValidationError
 
 import storage
-from apiserver import commands, logs
+from apiserver import logs
 from apiserver.app import Tuning, create_app
 from apiserver.lifecycle import Lifecycle
 from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server
 from apiserver.settings import Settings, default_database
 from storage.connect import connect
 
+COMMANDS = ("migrate", "backup", "restore")  # of `apiserver.commands`
+
 log = structlog.get_logger()
 
 
 def main() -> None:
     """The console script. Exit status 2: bad settings; 1: the store cannot be opened."""
-    if sys.argv[1:] and sys.argv[1] in commands.NAMES:
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        from apiserver import commands
+
         commands.app(prog_name="netpol-apiserver")
     try:
         settings = Settings(_cli_parse_args=True)

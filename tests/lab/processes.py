@@ -126,7 +126,15 @@ class Server(Daemon):
             stored = ("--database-url", f"sqlite+aiosqlite:///{folder}/log.sqlite")
         super().__init__(
             "apiserver.main",
-            ["--standalone", "--insecure-port", str(port), "--log-format", "json", *stored, *arguments],
+            [
+                "--standalone",
+                "--insecure-port",
+                str(port),
+                "--log-format",
+                "json",
+                *stored,
+                *arguments,
+            ],
             folder / "apiserver.log",
         )
 

@@ -1,19 +1,21 @@
 """The shared SQL engine: the log in PostgreSQL, for any number of servers.
 
 NOTIFY wakes the other servers and carries nothing: what has been committed is read from the log. A
-notification that is lost costs a second, no event. A server that stops in the middle of a
-transaction holds the log's lock for the time of `idle_in_transaction_session_timeout` at the most.
+notification that is lost, or taken for one's own, costs a second and no event. A server that stops
+in the middle of a transaction holds the log's lock for no longer than the database lets a session
+be idle in one.
 """
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncGenerator, Iterator
+from functools import partial
 from typing import Any
 
 import asyncpg
 import structlog
-from sqlalchemy import text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -21,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from storage import sql_reads, sql_schema
 from storage.contract import NotSent, StorageError, Unavailable
 from storage.sql_store import SqlStore
-from storage.sql_writes import Dialect
+from storage.sql_writes import Committed, Row
 
 CONNECTIONS = 8
 CONNECT = 5.0  # seconds to reach the server
@@ -40,15 +42,40 @@ SESSION = {
 logger = structlog.get_logger()
 
 
+# All of a group in one round trip.
+_APPEND = text(
+    """
+    WITH rows AS (
+      SELECT * FROM unnest(
+        CAST(:revision AS bigint[]), CAST(:key AS bytea[]), CAST(:value AS bytea[]),
+        CAST(:created AS bigint[]), CAST(:previous AS bigint[])
+      ) AS row (revision, key, value, created, previous)
+    ), ends AS (
+      SELECT DISTINCT ON (key) key, revision, value FROM rows ORDER BY key, revision DESC
+    ), appended AS (
+      INSERT INTO log (revision, key, value, created, previous) SELECT * FROM rows
+    ), standing AS (
+      INSERT INTO live (key, revision) SELECT key, revision FROM ends WHERE value IS NOT NULL
+      ON CONFLICT (key) DO UPDATE SET revision = excluded.revision
+    ), gone AS (
+      DELETE FROM live USING ends WHERE live.key = ends.key AND ends.value IS NULL
+    ), ahead AS (
+      UPDATE state SET revision = :newest
+    )
+    SELECT pg_notify(:channel, '')
+    """
+)
+
+
 class PostgresDatabase:
     """See `storage.sql_store.Database`."""
 
     name = "postgresql"
     shared = True
-    dialect = Dialect(upsert=insert, announce=text(f"NOTIFY {CHANNEL}"))
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
+        self._own: deque[int] = deque(maxlen=2 * CONNECTIONS)  # backends that wrote for us
         self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
         # A statement sees what was committed before it, and so what the lock waited for.
         self._writer = engine.execution_options(isolation_level="READ COMMITTED")
@@ -73,6 +100,9 @@ class PostgresDatabase:
     async def writing(self) -> AsyncGenerator[AsyncConnection, None]:
         with _translated(NotSent):
             connection = await self._writer.connect()
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            if (backend := driver.get_server_pid()) not in self._own:
+                self._own.append(backend)
         try:
             with _translated(NotSent):
                 yield connection
@@ -90,6 +120,11 @@ class PostgresDatabase:
             await connection.execute(lock, {"lock": MIGRATION_LOCK})
             yield connection
 
+    def append(self, connection: Connection, committed: Committed) -> None:
+        columns = zip(Row._fields, map(list, zip(*committed.rows, strict=True)), strict=True)
+        end = {"newest": committed.revision, "channel": CHANNEL}
+        connection.execute(_APPEND, dict(columns) | end)
+
     def listen(self, store: SqlStore) -> None:
         """Have the store look whenever another server has committed."""
         self._listener = asyncio.create_task(self._listen(store), name="postgresql listener")
@@ -100,12 +135,16 @@ class PostgresDatabase:
             await asyncio.gather(self._listener, return_exceptions=True)
         await self._engine.dispose()
 
+    def _hear(self, store: SqlStore, _: object, backend: int, *__: object) -> None:
+        if backend not in self._own:
+            store.look()
+
     async def _listen(self, store: SqlStore) -> None:
         while True:
             try:
                 async with self.glance() as connection:
                     driver: Any = (await connection.get_raw_connection()).driver_connection
-                    await driver.add_listener(CHANNEL, lambda *_: store.look())
+                    await driver.add_listener(CHANNEL, partial(self._hear, store))
                     store.look()
                     while True:
                         await asyncio.sleep(CHECK)

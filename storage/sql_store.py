@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 import structlog
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage import retry, sql_reads, sql_writes
@@ -32,7 +32,7 @@ from storage.groups import Groups
 from storage.joined import Joined
 from storage.recent import Recent
 from storage.sql_tables import log, state
-from storage.sql_writes import Committed, Dialect, Write
+from storage.sql_writes import Committed, Write
 from storage.wakeup import Wakeup
 
 BATCH = 1_000  # events a watch is given at once
@@ -54,7 +54,9 @@ class Database(Protocol):
 
     name: str
     shared: bool
-    dialect: Dialect
+
+    def append(self, connection: Connection, committed: Committed) -> None:
+        """Insert the rows, keep `live` and `state` up to them, and tell the other servers."""
 
     def glance(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
@@ -183,7 +185,7 @@ class SqlStore:
 
     async def _transact(self, group: Sequence[Write]) -> Committed:
         async with self._database.writing() as connection:
-            return await connection.run_sync(sql_writes.commit, group, self._database.dialect)
+            return await connection.run_sync(sql_writes.commit, group, self._database.append)
 
     async def _sweep(self, after: int, until: int) -> None:
         """Remove the rows that a range of revisions replaced, and its deletions."""

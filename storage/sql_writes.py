@@ -6,18 +6,9 @@ the size of the group, because each is a round trip.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from sqlalchemy import (
-    Connection,
-    Executable,
-    Table,
-    bindparam,
-    delete,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Connection, bindparam, select
 
 from storage.contract import (
     Condition,
@@ -41,14 +32,25 @@ class Write:
     given: Condition | None = None
 
 
+class Row(NamedTuple):
+    """A row of the log, to be appended."""
+
+    revision: int
+    key: bytes
+    value: bytes | None
+    created: int
+    previous: int
+
+
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What became of a group: an outcome for each write, the events of those that took effect.
+    """What becomes of a group: an outcome for each write, the rows and events of those that hold.
 
-    The events follow `before` without a gap.
+    They follow `before` without a gap.
     """
 
     outcomes: tuple[int | StorageError, ...]
+    rows: tuple[Row, ...]
     events: tuple[Event, ...]
     before: int
 
@@ -56,61 +58,57 @@ class Committed:
     def revision(self) -> int:
         return self.before + len(self.events)
 
-
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """What differs in the statements: an insert that can replace, and a word to other servers."""
-
-    upsert: Callable[[Table], Any]
-    announce: Executable | None = None
+    @property
+    def ends(self) -> Mapping[bytes, int]:
+        """The last revision of each key that was written; 0 where it was deleted."""
+        return {row.key: row.revision if row.value is not None else 0 for row in self.rows}
 
 
-def commit(connection: Connection, group: Sequence[Write], dialect: Dialect) -> Committed:
-    """Take the log's lock, then write what holds."""
+Append = Callable[[Connection, Committed], None]
+
+
+def commit(connection: Connection, group: Sequence[Write], append: Append) -> Committed:
+    """Take the log's lock, then write what holds. `append` is the engine's own way to insert."""
     before: int = connection.execute(_LOCK).scalar_one()
     names = {write.key for write in group}
     names |= {write.given.key for write in group if write.given is not None}
+    # A statement of its own: it must see what was committed while the lock was waited for.
     rows = connection.execute(_STANDING, {"keys": _padded(names)})
     standing = {
         (name := row.key.decode()): Record(name, row.value, row.revision, row.created)
         for row in rows
     }
-    result, replaced = decide(group, standing, before)
-    if result.events:
-        _insert(connection, result, replaced, dialect)
+    result = decide(group, standing, before)
+    if result.rows:
+        append(connection, result)
     return result
 
 
-def decide(
-    group: Sequence[Write], standing: Mapping[str, Record], before: int
-) -> tuple[Committed, dict[int, Record]]:
-    """Each write in turn on top of the ones before; what fails its check changes nothing.
-
-    Also what each event replaced, by the event's revision.
-    """
+def decide(group: Sequence[Write], standing: Mapping[str, Record], before: int) -> Committed:
+    """Each write in turn on top of the ones before; what fails its check changes nothing."""
     now = dict(standing)
-    replaced: dict[int, Record] = {}
     outcomes: list[int | StorageError] = []
     events: list[Event] = []
+    rows: list[Row] = []
     for write in group:
         current = now.get(write.key)
         if refused := _refusal(write, current, now):
             outcomes.append(refused)
             continue
-        revision = before + len(events) + 1
+        revision = before + len(rows) + 1
+        created, previous, old = revision, 0, None
         if current is not None:
-            replaced[revision] = current
+            created, previous, old = current.created, current.revision, current.value
         if write.value is None:
             kind = EventType.DELETED
             del now[write.key]
         else:
             kind = EventType.UPDATED if current else EventType.CREATED
-            created = current.created if current else revision
             now[write.key] = Record(write.key, write.value, revision, created)
-        old = current.value if current else None
+        rows.append(Row(revision, write.key.encode(), write.value, created, previous))
         events.append(Event(kind, write.key, revision, write.value, old))
         outcomes.append(revision)
-    return Committed(tuple(outcomes), tuple(events), before), replaced
+    return Committed(tuple(outcomes), tuple(rows), tuple(events), before)
 
 
 def _refusal(
@@ -127,35 +125,6 @@ def _refusal(
     return None
 
 
-def _insert(
-    connection: Connection, result: Committed, replaced: Mapping[int, Record], dialect: Dialect
-) -> None:
-    rows, alive = [], {}
-    for event in result.events:
-        key, old = event.key.encode(), replaced.get(event.revision)
-        rows.append(
-            {
-                "revision": event.revision,
-                "key": key,
-                "value": event.value,
-                "created": old.created if old else event.revision,
-                "previous": old.revision if old else 0,
-            }
-        )
-        alive[key] = event.revision if event.value is not None else 0
-    connection.execute(_APPEND, rows)
-    stands = [{"key": key, "revision": revision} for key, revision in alive.items() if revision]
-    if stands:
-        row = dialect.upsert(live)
-        changed = {"revision": row.excluded.revision}
-        connection.execute(row.on_conflict_do_update(index_elements=["key"], set_=changed), stands)
-    if gone := [{"gone": key} for key, revision in alive.items() if not revision]:
-        connection.execute(_GONE, gone)
-    connection.execute(_ADVANCE, {"newest": result.revision})
-    if dialect.announce is not None:
-        connection.execute(dialect.announce)
-
-
 def _padded(names: Iterable[str]) -> list[bytes]:
     """The keys, some twice: few lengths make few statements, which the driver keeps prepared."""
     keys = [name.encode() for name in names]
@@ -168,6 +137,3 @@ _STANDING = (
     .join(log, log.c.revision == live.c.revision)
     .where(live.c.key.in_(bindparam("keys", expanding=True)))
 )
-_APPEND = insert(log)
-_GONE = delete(live).where(live.c.key == bindparam("gone"))
-_ADVANCE = update(state).values(revision=bindparam("newest"))

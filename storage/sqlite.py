@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Connection, bindparam, delete, event, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,7 +21,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from storage import sql_reads, sql_schema
 from storage.contract import NotSent, StorageError, Unavailable
 from storage.sql_store import SqlStore
-from storage.sql_writes import Dialect
+from storage.sql_tables import live, log, state
+from storage.sql_writes import Committed
 
 CONNECTIONS = 8  # a thread each
 # Durable at every commit; readers never block the writer.
@@ -33,12 +34,32 @@ PRAGMAS = (
 )
 
 
+def append(connection: Connection, committed: Committed) -> None:
+    """See `sql_writes.commit`."""
+    connection.execute(_APPEND, [row._asdict() for row in committed.rows])
+    stands = [{"key": key, "revision": end} for key, end in committed.ends.items() if end]
+    if stands:
+        connection.execute(_STAND, stands)
+    if gone := [{"gone": key} for key, end in committed.ends.items() if not end]:
+        connection.execute(_GO, gone)
+    connection.execute(_ADVANCE, {"newest": committed.revision})
+
+
+_APPEND = insert(log)
+_STANDS = insert(live)
+_STAND = _STANDS.on_conflict_do_update(
+    index_elements=["key"], set_={"revision": _STANDS.excluded.revision}
+)
+_GO = delete(live).where(live.c.key == bindparam("gone"))
+_ADVANCE = update(state).values(revision=bindparam("newest"))
+
+
 class SqliteDatabase:
     """See `storage.sql_store.Database`. Transactions are begun by it, not by the driver."""
 
     name = "sqlite"
     shared = False
-    dialect = Dialect(upsert=insert)
+    append = staticmethod(append)
 
     def __init__(self, engine: AsyncEngine, lock: int) -> None:
         self._engine = engine

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.storage.etcd_cluster import EtcdCluster
-from tests.storage.etcd_server import EtcdServer
+from tests.storage.etcd_cluster import EtcdCluster, EtcdServer
 from tests.storage.newer_etcd import NEWER
 from tests.storage.postgres_server import PostgresServer
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.lab.cluster import POLICIES, Api
 from tests.lab.processes import Server
-from tests.storage.etcd_server import EtcdServer
+from tests.storage.etcd_cluster import EtcdServer
 
 _NAMES = itertools.count()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.lab.processes import Server
-from tests.storage.etcd_server import EtcdServer
+from tests.storage.etcd_cluster import EtcdServer
 
 Kubectl = Callable[..., Coroutine[Any, Any, str]]
 

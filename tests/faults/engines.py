@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.faults.apiserver import ApiServer
 from tests.faults.client import Server
-from tests.storage.etcd_server import EtcdServer
+from tests.storage.etcd_cluster import EtcdServer
 from tests.storage.postgres_server import PostgresServer
 
 ENGINES = ("sqlite", "etcd", "postgresql")

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.storage.etcd_cluster import EtcdCluster
-from tests.storage.etcd_server import EtcdServer
+from tests.storage.etcd_cluster import EtcdCluster, EtcdServer
 from tests.storage.postgres_server import PostgresServer
 
 ENGINES = ("memory", "sqlite", "postgresql", "etcd", "newer etcd")

@@ -1,9 +1,11 @@
-"""Three real etcd processes that form a cluster, each of which can be ended by its own handle."""
+"""Real etcd processes that form a cluster, each of which can be ended by its own handle."""
 
 import json
 import os
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import time
 import urllib.error
@@ -12,8 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tests.storage.etcd_server import free_ports
 
 READY = 30.0  # seconds until a member answers
 ASK = 1.0  # seconds that a question to a member may take
@@ -27,27 +27,55 @@ class Place:
     netns: str = ""
 
 
-class Member:
-    """`kill` ends it as a crash would; `start` brings it back on the same data and ports."""
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files in PEM: what the members show to clients, and what they and their clients trust.
 
-    def __init__(self, name: str, folder: Path, place: Place, ports: tuple[int, int]) -> None:
+    Clients must show a certificate too.
+    """
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+class Member:
+    """`kill` ends it as a crash would; `EtcdCluster.start` brings it back on the same data."""
+
+    def __init__(
+        self, name: str, folder: Path, place: Place, ports: tuple[int, int], tls: Tls | None
+    ) -> None:
         self.name = name
         client, peer = ports
-        self.endpoint = f"http://{place.address}:{client}"
+        self.endpoint = f"{'https' if tls else 'http'}://{place.address}:{client}"
         self.peer = f"http://{place.address}:{peer}"
         self._folder = folder / name
         self._folder.mkdir()
         self._place = place
+        self._tls = tls
+        self._context = None if tls is None else ssl.create_default_context(cafile=tls.ca)
+        if tls is not None and self._context is not None:
+            self._context.load_cert_chain(tls.cert, tls.key)
         self._process: subprocess.Popen[bytes] | None = None
 
-    def launch(self, cluster: str, arguments: Sequence[str] = ()) -> None:
+    def launch(self, binary: Path, cluster: str, arguments: Sequence[str] = ()) -> None:
         """Start it, and do not wait: a member alone is not healthy."""
+        secured = (
+            []
+            if self._tls is None
+            else [
+                "--client-cert-auth",
+                f"--trusted-ca-file={self._tls.ca}",
+                f"--cert-file={self._tls.cert}",
+                f"--key-file={self._tls.key}",
+            ]
+        )
         entered = ("ip", "netns", "exec", self._place.netns) if self._place.netns else ()
         with (self._folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *entered,
-                    shutil.which("etcd") or "/usr/bin/etcd",
+                    binary,
                     f"--name={self.name}",
                     f"--data-dir={self._folder}/data",
                     f"--listen-client-urls={self.endpoint}",
@@ -55,6 +83,7 @@ class Member:
                     f"--listen-peer-urls={self.peer}",
                     f"--initial-advertise-peer-urls={self.peer}",
                     f"--initial-cluster={cluster}",
+                    *secured,
                     *arguments,
                 ],
                 stdout=log,
@@ -76,6 +105,10 @@ class Member:
             self._process.wait()
             self._process = None
 
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def pause(self) -> None:
         self._signal(signal.SIGSTOP)
 
@@ -84,7 +117,8 @@ class Member:
 
     def healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.endpoint}/health", timeout=ASK) as answer:
+            url = f"{self.endpoint}/health"
+            with urllib.request.urlopen(url, timeout=ASK, context=self._context) as answer:
                 return b'"true"' in answer.read()
         except (urllib.error.URLError, OSError):
             return False
@@ -94,7 +128,7 @@ class Member:
         request = urllib.request.Request(
             f"{self.endpoint}/v3/{path}", data=json.dumps(body).encode(), method="POST"
         )
-        with urllib.request.urlopen(request, timeout=timeout) as answer:
+        with urllib.request.urlopen(request, timeout=timeout, context=self._context) as answer:
             found: dict[str, Any] = json.loads(answer.read())
             return found
 
@@ -111,18 +145,21 @@ class EtcdCluster:
         folder: Path,
         places: Sequence[Place] = (Place(),) * 3,
         *,
+        binary: Path | None = None,
         arguments: Sequence[str] = (),
+        tls: Tls | None = None,
     ) -> None:
         ports = free_ports(2 * len(places))
         self.members = [
-            Member(f"m{number}", folder, place, (ports[2 * number], ports[2 * number + 1]))
+            Member(f"m{number}", folder, place, (ports[2 * number], ports[2 * number + 1]), tls)
             for number, place in enumerate(places)
         ]
         self._cluster = ",".join(f"{member.name}={member.peer}" for member in self.members)
+        self._binary = binary or Path(shutil.which("etcd") or "/usr/bin/etcd")
         self._arguments = arguments
         try:
             for member in self.members:
-                member.launch(self._cluster, self._arguments)
+                member.launch(self._binary, self._cluster, self._arguments)
             for member in self.members:
                 member.until_healthy()
         except BaseException:
@@ -136,8 +173,16 @@ class EtcdCluster:
 
     def start(self, member: Member) -> None:
         """Bring back one that was killed, and wait until it serves."""
-        member.launch(self._cluster, self._arguments)
+        member.launch(self._binary, self._cluster, self._arguments)
         member.until_healthy()
+
+    def start_all(self) -> None:
+        """Bring back all that were killed: fewer than half of them serve nothing."""
+        gone = [member for member in self.members if not member.running]
+        for member in gone:
+            member.launch(self._binary, self._cluster, self._arguments)
+        for member in gone:
+            member.until_healthy()
 
     def kill(self) -> None:
         for member in self.members:
@@ -162,3 +207,28 @@ class EtcdCluster:
                     return member
             time.sleep(0.05)
         raise RuntimeError("the cluster has no leader")
+
+
+class EtcdServer:
+    """A cluster of one. `kill` ends it as a crash would; `start` brings it back."""
+
+    def __init__(self, folder: Path, *, binary: Path | None = None) -> None:
+        self._cluster = EtcdCluster(folder, (Place(),), binary=binary)
+        self.endpoint = self._cluster.endpoints
+
+    def start(self) -> None:
+        self._cluster.start(self._cluster.members[0])
+
+    def kill(self) -> None:
+        self._cluster.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in sockets]
+    finally:
+        for item in sockets:
+            item.close()

@@ -9,8 +9,7 @@ import pytest
 
 from storage import Event, StorageError, Unavailable
 from storage.connect import connect
-from tests.storage.etcd_cluster import EtcdCluster
-from tests.storage.etcd_server import EtcdServer
+from tests.storage.etcd_cluster import EtcdCluster, EtcdServer
 
 WRITER = """
 import asyncio, sys

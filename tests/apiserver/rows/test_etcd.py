@@ -9,7 +9,7 @@ from tests.apiserver.rows.test_watch import WATCH_LIST
 from tests.apiserver.test_resources import create, policy
 from tests.lab.cluster import POLICIES
 from tests.lab.processes import Server
-from tests.storage.etcd_server import EtcdServer
+from tests.storage.etcd_cluster import EtcdServer
 
 DEFAULT = f"{POLICIES}/namespaces/default/networkpolicys"
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as families
 from tests.apiserver.test_apply import APPLY, HEAD
 from tests.apiserver.test_resources import create, watching
 from tests.lab.processes import Server
-from tests.storage.etcd_server import EtcdServer
+from tests.storage.etcd_cluster import EtcdServer
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz"])

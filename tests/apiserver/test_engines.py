@@ -99,7 +99,7 @@ async def test_an_idle_watch_from_before_a_restart_is_told_the_next_change(engin
             assert outcome == [("ADDED", "b", version(made))]
 
 
-async def test_reads_are_as_new_as_writes_to_any_resource(engine: Engine) -> None:
+async def test_S05_reads_are_as_new_as_writes_to_any_resource(engine: Engine) -> None:
     async with engine.client() as http:
         for number in range(20):
             made = await http.post("/api/v1/namespaces", json={"metadata": {"name": f"n{number}"}})
@@ -110,7 +110,7 @@ async def test_reads_are_as_new_as_writes_to_any_resource(engine: Engine) -> Non
             assert got.json() == written
 
 
-async def test_a_broken_object_breaks_nothing_else(engine: Engine) -> None:
+async def test_S09_a_broken_object_breaks_nothing_else(engine: Engine) -> None:
     async with engine.client() as http:
         await create(http, DEFAULT, "good")
         start = version((await http.get(DEFAULT)).json())

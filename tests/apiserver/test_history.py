@@ -29,7 +29,7 @@ async def test_what_was_noted_a_retention_ago_is_the_oldest_that_is_kept() -> No
         assert await compacted(store) == (noted[turn - 3] if turn >= 3 else 1)
 
 
-async def test_one_of_several_servers_takes_a_round() -> None:
+async def test_S04_one_of_several_servers_takes_a_round() -> None:
     store = MemoryStore()
     seen: list[Record | None] = [None, None, None]
     for turn in range(12):

@@ -12,6 +12,7 @@ from apiserver.api.selectors import FieldSelector, LabelSelector
 from apiserver.api.status import StatusError
 from apiserver.cache.cacher import Cacher
 from apiserver.cache.session import View
+from apiserver.registry import reader as reader_module
 from apiserver.registry.continuation import Continuation
 from apiserver.registry.reader import ListOptions, Reader
 from storage.memory import MemoryStore
@@ -64,3 +65,14 @@ async def test_L10_a_compacted_page_offers_to_go_on_inconsistently(
     found = await read.list(PODS, VIEW, ListOptions(token=offered, limit=1))
     assert [item.key[-1] for item in found.items] == ["b"]
     assert found.revision == newest
+
+
+async def test_S06_a_cache_that_is_not_filled_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "WAIT", 0.01)
+    store = MemoryStore()
+    read = Reader(store=store, cacher=Cacher(store=store, resources=[PODS]))
+    for work in (read.list(PODS, VIEW, ListOptions()), read.get(PODS, "/pods/a/b", "b", None)):
+        with pytest.raises(StatusError) as raised:
+            await work
+        assert (raised.value.code, raised.value.reason) == (429, "TooManyRequests")
+        assert raised.value.retry_after == 1

@@ -1,15 +1,21 @@
 """Copies of a SQLite store, and what comes back from them."""
 
 import asyncio
+import re
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from storage import Compacted, Event, EventType, StorageError, Store, sqlite_backup
 from storage.connect import connect
+from storage.postgresql import open_database as open_postgresql_database
+from tests.storage.postgres_server import PostgresServer
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def at(path: Path) -> str:
@@ -55,7 +61,7 @@ async def test_a_store_is_copied_while_it_is_written(tmp_path: Path) -> None:
     await copy.close()
 
 
-async def test_a_restored_store_goes_on_above_all_that_was_given(tmp_path: Path) -> None:
+async def test_S13_a_restored_store_goes_on_above_all_that_was_given(tmp_path: Path) -> None:
     store = await connect(database_url=at(tmp_path / "log"))
     await fill(store)
     before = await state(store)
@@ -153,3 +159,31 @@ def test_an_operator_does_it_from_the_command_line(tmp_path: Path) -> None:
     assert refused.stderr == (
         f"netpol-apiserver: {tmp_path}/copy exists; a backup never replaces a file\n"
     )
+
+
+async def test_a_postgresql_that_went_back_is_taken_above_what_was_seen(
+    postgresql: PostgresServer,
+) -> None:
+    (statement,) = re.findall(r"```sql\n(.*?)```", (DOCS / "storage.md").read_text(), re.DOTALL)
+    url = postgresql.database("went-back")
+    store = await connect(database_url=url)
+    await fill(store)
+    seen, before = await store.revision(), await state(store)
+    await store.close()
+    database = open_postgresql_database(url)
+    async with database.writing() as connection:
+        await connection.execute(text(statement))
+    await database.close()
+    store = await connect(database_url=url)
+    assert await store.revision() > seen + 999_999_999
+    assert await state(store) == before
+    with pytest.raises(Compacted):
+        await anext(store.watch("/", after=seen))
+    watch = store.watch("/", after=await store.revision())
+    written = await store.create("/p/new", b"1")
+    async with asyncio.timeout(5):
+        while not (batch := await anext(watch)).events:
+            pass
+    assert [event.revision for event in batch.events] == [written]
+    await watch.aclose()
+    await store.close()

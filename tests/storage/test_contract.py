@@ -95,7 +95,7 @@ async def test_an_update_or_delete_of_nothing_is_a_conflict(store: Store) -> Non
         assert caught.value.current is None
 
 
-async def test_of_many_that_create_one_key_one_wins(store: Store) -> None:
+async def test_S02_of_many_that_create_one_key_one_wins(store: Store) -> None:
     outcomes = await asyncio.gather(
         *(store.create("/a", str(n).encode()) for n in range(20)), return_exceptions=True
     )
@@ -134,7 +134,7 @@ async def test_keys_come_in_bytewise_order_and_only_those_of_the_prefix(store: S
     assert listed == sorted((k for k in keys if k.startswith("/a/")), key=str.encode)
 
 
-async def test_pages_of_one_revision_are_one_state(store: Store) -> None:
+async def test_S03_pages_of_one_revision_are_one_state(store: Store) -> None:
     for n in range(10):
         await store.create(f"/a/{n}", b"1")
     page = await store.list("/a/", limit=4)
@@ -191,7 +191,7 @@ async def test_a_watch_tells_what_happened_and_what_was_there(store: Store) -> N
     ]
 
 
-async def test_watches_see_every_write_once_and_in_order(store: Store) -> None:
+async def test_S11_watches_see_every_write_once_and_in_order(store: Store) -> None:
     start = await store.revision()
     watches = [store.watch("/a/", after=start) for _ in range(3)]
 
@@ -219,7 +219,7 @@ async def test_a_watch_resumes_after_any_revision(store: Store) -> None:
     await watch.aclose()
 
 
-async def test_compacted_states_and_history_are_refused(store: Store) -> None:
+async def test_S12_compacted_states_and_history_are_refused(store: Store) -> None:
     revisions = [await store.create("/a/0", b"1")]
     for n in range(1, 6):
         revisions.append(await store.update("/a/0", str(n).encode(), expected=revisions[-1]))

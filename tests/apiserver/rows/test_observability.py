@@ -3,6 +3,7 @@
 import asyncio
 import re
 import signal
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -106,14 +107,7 @@ async def test_MT02_MT03_MT04_requests_and_watches_are_counted(
     async with watching(http, policies) as event:
         await event()
         text = (await http.get("/metrics")).text
-    resource = 'resource="networkpolicys"'
-
-    def value(name: str, *labels: str) -> float:
-        for line in text.splitlines():
-            if line.startswith(name + "{") and all(label in line for label in (resource, *labels)):
-                return float(line.rpartition(" ")[2])
-        return 0
-
+    value = partial(metric, text)
     total = "apiserver_request_total"
     assert value(total, 'verb="POST"', 'code="201"', 'scope="resource"', 'version="v1alpha1"') > 0
     assert value(total, 'verb="GET"', 'code="404"', 'component="apiserver"') > 0
@@ -124,3 +118,34 @@ async def test_MT02_MT03_MT04_requests_and_watches_are_counted(
     assert value("apiserver_watch_events_total") > 0
     assert value("apiserver_watch_events_sizes_count") > 0
     assert re.search(r"apiserver_current_inflight_requests\{request_kind=.mutating.\} 0", text)
+
+
+async def test_MT06_MT07_the_store_and_its_cache_are_counted(
+    http: httpx.AsyncClient, policies: str
+) -> None:
+    made = await create(http, policies, "p")
+    await http.get(policies)
+    await http.delete(f"{policies}/p")
+    await create(http, policies, "p")
+    value = partial(metric, (await http.get("/metrics")).text)
+    for operation in ("create", "delete", "get"):
+        label = f'operation="{operation}"'
+        assert value("etcd_requests_total", label) > 0
+        assert value("etcd_request_duration_seconds_count", label) > 0
+        assert value("etcd_request_errors_total", label) == 0
+    assert value("apiserver_resource_objects") > 0
+    assert value("apiserver_storage_undecodable_objects") == 0
+    written = int(made["metadata"]["resourceVersion"])
+    assert value("apiserver_watch_cache_resource_version") >= written + 2
+    assert value("apiserver_watch_cache_events_received_total") >= 3
+    assert value("apiserver_watch_cache_events_kept") >= 3
+    assert value("apiserver_watch_cache_consistent_read_total", 'success="true"') > 0
+
+
+def metric(text: str, name: str, *labels: str) -> float:
+    """The value of a series of our resource; 0 where there is none."""
+    for line in text.splitlines():
+        wanted = ('resource="networkpolicys"', *labels)
+        if line.startswith(name + "{") and all(label in line for label in wanted):
+            return float(line.rpartition(" ")[2])
+    return 0

@@ -1,7 +1,7 @@
 # Every target makes the machine ready first (.ci/setup); a second run needs no network.
 PYTHON_BIN := .venv/bin
 
-.PHONY: demo test bench lint openapi format
+.PHONY: demo test bench soak lint openapi format
 demo: setup-demo
 	$(PYTHON_BIN)/python -m tests.e2e.demo
 
@@ -10,6 +10,9 @@ test: setup-test lint
 
 bench: setup-bench
 	$(PYTHON_BIN)/python -m bench
+
+soak: setup-bench
+	$(PYTHON_BIN)/python -m bench.soak
 
 lint: setup-test
 	$(PYTHON_BIN)/ruff check .

@@ -8,6 +8,7 @@ HEADERS = {
     "Accept-Encoding": "identity",
     "User-Agent": "bench/1.0 (linux/amd64)",
 }
+JSON = {"Content-Type": "application/json"}
 
 
 class Connection:
@@ -25,7 +26,7 @@ class Connection:
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         """The body of the answer. `RuntimeError` where the answer is an error."""
-        kind = {"Content-Type": "application/json"} if body is not None else {}
+        kind = JSON if body is not None else {}
         self._http.request(method, path, body, {**HEADERS, **kind})
         answer = self._http.getresponse()
         data = answer.read()
@@ -40,9 +41,11 @@ def address(url: str) -> tuple[str, int]:
     return parts.hostname or "", parts.port or 80
 
 
-def get_request(url: str, path: str) -> bytes:
-    """The bytes of a GET, with the headers that a Go client would send."""
+def request(method: str, url: str, path: str, body: bytes | None = None) -> bytes:
+    """The bytes of a request, with the headers that a Go client would send."""
     host, port = address(url)
-    lines = [f"GET {path} HTTP/1.1", f"Host: {host}:{port}"]
-    lines += [f"{name}: {value}" for name, value in HEADERS.items()]
-    return "\r\n".join([*lines, "", ""]).encode()
+    headers = {"Host": f"{host}:{port}", **HEADERS}
+    if body is not None:
+        headers |= {**JSON, "Content-Length": str(len(body))}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + (body or b"")

@@ -22,7 +22,7 @@ class Load:
 
     def __init__(self, url: str, path: str, *, connections: int, expected: bytes) -> None:
         """`RuntimeError` where the server's answer is not the expected one."""
-        self._request = connection.get_request(url, path)
+        self._request = connection.request("GET", url, path)
         self._sockets = [
             socket.create_connection(connection.address(url), TIMEOUT) for _ in range(connections)
         ]

@@ -1,16 +1,43 @@
-"""The processes of a run: the real server on the engine that forgets, and the floors beside it."""
+"""The processes of a run: the real server, and the floors that speak HTTP beside it."""
 
 import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from bench import connection, floor
+from bench.connection import Connection
 from tests.lab.processes import Daemon, Server, free_port
 
 START = 20.0  # seconds a floor gets to answer
+READY = 120.0  # seconds the server gets to fill its cache
+LOOK = 0.01  # seconds between two looks whether it has
+
+D = TypeVar("D", bound=Daemon)
+
+
+class Ours(Server):
+    """The real server; `pid` is that of its process while it runs."""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start_timed(self) -> float:
+        """Start the process; the seconds until it says that it is ready."""
+        begun = time.monotonic()
+        await Daemon.start(self)
+        while time.monotonic() < begun + READY and self.running:
+            with contextlib.suppress(OSError, RuntimeError), Connection(self.url) as server:
+                server.ask("GET", "/readyz")
+                return time.monotonic() - begun
+            await asyncio.sleep(LOOK)
+        raise RuntimeError(f"no server:\n{self.log.read_text()[-3000:]}")
 
 
 class Floor(Daemon):
@@ -37,10 +64,10 @@ class Floor(Daemon):
 
 
 @contextlib.asynccontextmanager
-async def ours(folder: Path, database_url: str) -> AsyncIterator[str]:
-    """The URL of the real server while it runs."""
-    async with _running(Server(folder, "--database-url", database_url)) as server:
-        yield server.url
+async def ours(folder: Path, *flags: str) -> AsyncIterator[Ours]:
+    """The real server while it runs."""
+    async with _running(Ours(folder, *flags)) as server:
+        yield server
 
 
 @contextlib.asynccontextmanager
@@ -63,7 +90,7 @@ async def fanout(folder: Path, line: bytes) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def _running(server: "Server | Floor") -> AsyncIterator["Server | Floor"]:
+async def _running(server: D) -> AsyncIterator[D]:
     try:
         await server.start()
         yield server

@@ -3,16 +3,20 @@
 A line of a watch ends with a brace and a newline, and no chunk header does, so lines are counted
 in the raw stream, whatever chunks they come in. Between two looks at its sockets the process naps:
 one that waited on them would be woken for every event, and the server pays for waking it. That
-would cost the slower of two servers more, and it is no cost of either's code.
+would cost the slower of two servers more, and it is no cost of either's code. What it measures is
+up to a nap longer for it, for both.
 """
 
-import multiprocessing
 import select
 import socket
 import time
+from array import array
+from collections.abc import Sequence
 from multiprocessing.connection import Connection as Pipe
+from typing import Any
 
 from bench import connection
+from bench.aside import Aside
 
 BUFFER = 256 << 10  # bytes of one read
 LINE_END = b"}\n"
@@ -24,44 +28,31 @@ class Watchers:
     """A process that holds so many watches of one path open. Use it as a context manager."""
 
     def __init__(self, url: str, path: str, *, count: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_run, args=(theirs, url, path, count), name="watchers", daemon=True
-        )
+        self._aside = Aside(_work, url, path, count)
 
     def __enter__(self) -> "Watchers":
-        self._process.start()
-        self._answer()
+        self._aside.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.join()
-        self._pipe.close()
+    def __exit__(self, *error: Any) -> None:
+        self._aside.__exit__(*error)
 
     def expect(self, events: int) -> None:
         """Start counting: every watcher will be sent so many events. Before they are caused."""
-        self._pipe.send(events)
-        self._answer()
+        self._aside.ask(events)
 
-    def done(self) -> float:
-        """Wait for the last event of the last watcher; its time on `time.monotonic`."""
-        return self._answer()
+    def arrivals(self) -> Sequence["array[float]"]:
+        """Wait for the last event of the last watcher; for each event when watchers got it.
 
-    def _answer(self) -> float:
-        if not self._pipe.poll(TIMEOUT * 2):
-            raise RuntimeError("the watchers say nothing")
-        try:
-            moment: float = self._pipe.recv()
-        except EOFError:
-            raise RuntimeError("the watchers failed") from None
-        return moment
+        The times are on `time.monotonic`, which all processes share, in their order.
+        """
+        found: Sequence[array[float]] = self._aside.hear()
+        return found
 
 
-def _run(pipe: Pipe, url: str, path: str, count: int) -> None:
-    """Open the watches, then count for every number of events that comes through the pipe."""
-    request = connection.get_request(url, path)
+def opened(url: str, path: str, count: int) -> list[socket.socket]:
+    """So many watches of a path, at the start of their bodies. They do not block."""
+    request = connection.request("GET", url, path)
     sockets = [socket.create_connection(connection.address(url), TIMEOUT) for _ in range(count)]
     for sock in sockets:
         sock.sendall(request)
@@ -74,23 +65,31 @@ def _run(pipe: Pipe, url: str, path: str, count: int) -> None:
         if not head.startswith(b"HTTP/1.1 200 "):
             raise RuntimeError(f"the server answers {head!r}")
         sock.setblocking(False)
+    return sockets
+
+
+def _work(pipe: Pipe, url: str, path: str, count: int) -> None:
+    """Open the watches, then count for every number of events that comes through the pipe."""
+    sockets = opened(url, path, count)
     with select.epoll() as poll:
         for sock in sockets:
             poll.register(sock.fileno(), select.EPOLLIN)
         by_number = {sock.fileno(): sock for sock in sockets}
-        pipe.send(time.monotonic())
+        pipe.send(None)
         while True:
             events = pipe.recv()
-            pipe.send(time.monotonic())
-            _count(poll, by_number, events)
-            pipe.send(time.monotonic())
+            pipe.send(None)
+            pipe.send(_count(poll, by_number, events))
 
 
-def _count(poll: select.epoll, sockets: dict[int, socket.socket], events: int) -> None:
-    """Read until every watcher has got its events. `RuntimeError` if one gets more, or stops."""
+def _count(
+    poll: select.epoll, sockets: dict[int, socket.socket], events: int
+) -> "list[array[float]]":
+    """Read until every watcher has got its events. `RuntimeError` if one gets more, or ends."""
     buffer = bytearray(BUFFER)
-    missing = dict.fromkeys(sockets, events)
+    got = dict.fromkeys(sockets, 0)
     brace = dict.fromkeys(sockets, False)
+    arrivals = [array("d") for _ in range(events)]
     waiting = len(sockets)
     heard = time.monotonic()
     while waiting:
@@ -108,7 +107,11 @@ def _count(poll: select.epoll, sockets: dict[int, socket.socket], events: int) -
             brace[number] = buffer[size - 1] == 125
             if not lines:
                 continue
-            left = missing[number] = missing[number] - lines
-            if left < 0:
+            first, now = got[number], time.monotonic()
+            last = got[number] = first + lines
+            if last > events:
                 raise RuntimeError("a watcher got an event twice")
-            waiting -= not left
+            for arrived in arrivals[first:last]:
+                arrived.append(now)
+            waiting -= last == events
+    return arrivals

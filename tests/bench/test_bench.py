@@ -3,15 +3,110 @@
 import asyncio
 import json
 import sys
+from typing import Any
+
+import pytest
+
+from bench import cases, report
+from bench.pairs import Of, Outcome, Target
+
+# What runs at the same time: nothing of it is measured here.
+SHARES = ("create", "read,watch", "large")
+SECONDS = 120
+NAMES = [
+    "create on sqlite, 4 in flight",
+    "create on postgresql, 4 in flight",
+    "create on etcd, 4 in flight",
+    "get one object",
+    "list 200 objects",
+    "list 200 objects after a change",
+    "watch, 20 watchers",
+    "watch, 20 watchers, 40 writes/s, p50",
+    "watch, 20 watchers, 40 writes/s, p99",
+    "start with 600 objects",
+    "memory with 600 objects",
+    "memory with 600 objects, all listed once",
+    "list 10 of 600 objects by label",
+]
+CREATE, READ, WATCH = ({"of": "ratio", "at least": bound} for bound in (0.35, 0.5, 0.6))
+TARGETS = [
+    *(CREATE,) * 3,
+    *(READ,) * 3,
+    WATCH,
+    None,
+    {"of": "ours", "at most": 50.0},
+    {"of": "ours", "at most": 10.0},
+    {"of": "ours", "at most": 400.0},
+    None,
+    {"of": "ratio", "at most": 3.0},
+]
 
 
-async def test_every_case_runs() -> None:
+async def _run(*arguments: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench", "--quick", "--json", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", *arguments, stdout=asyncio.subprocess.PIPE
     )
-    async with asyncio.timeout(60):
-        output, _ = await process.communicate()
+    try:
+        async with asyncio.timeout(SECONDS):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.terminate()  # it ends what it has started
+        await process.wait()
+        raise
     assert process.returncode == 0
-    told = json.loads(output)
-    assert [case["target"] for case in told["cases"]] == [0.5, 0.5, 0.6]
-    assert all(case["ratio"]["median"] > 0 for case in told["cases"])
+    return output.decode()
+
+
+async def test_every_case_and_a_soak_run() -> None:
+    *told, soak = await asyncio.gather(
+        *(_run("bench", "--quick", "--json", "--only", share) for share in SHARES),
+        _run("bench.soak", "--quick"),
+    )
+    found: list[dict[str, Any]] = [case for text in told for case in json.loads(text)["cases"]]
+    assert [case["name"] for case in found] == NAMES
+    assert [case["target"] for case in found] == TARGETS
+    assert all(case["ours"] > 0 for case in found)
+    assert [case["name"] for case in found if not case["floor"]] == [
+        name for name in NAMES if name.startswith("memory")
+    ]
+    assert all(case["ratio"]["median"] > 0 for case in found if case["floor"])
+    head, *samples, last = soak.splitlines()
+    assert head.split()[0] == "writes"
+    assert [line.split()[0] for line in samples] == [f"{n:,}" for n in range(200, 1_601, 200)]
+    assert last == "each of 5 watchers got all 1,600 events in order"
+
+
+def test_a_target_bounds_the_median() -> None:
+    outcome = Outcome("list", "ms", ours=(1.0, 9.0, 3.0), floor=(1.0, 3.0, 2.0))
+
+    def met(target: Target | None) -> bool:
+        return Outcome("list", "ms", outcome.ours, outcome.floor, target).met
+
+    assert met(None)
+    assert met(Target(1.5))
+    assert not met(Target(1.6))
+    assert met(Target(1.5, most=True))
+    assert not met(Target(1.4, most=True))
+    assert met(Target(3.0, most=True, of=Of.OURS))
+    assert not met(Target(2.9, most=True, of=Of.OURS))
+
+
+def test_a_row_says_whether_the_target_is_met() -> None:
+    missed = Outcome("a start", "s", (12.0,), (0.5,), Target(10.0, most=True, of=Of.OURS), "cold")
+    shown = " ".join(report.row(missed).split())
+    assert shown == "a start s 0.50 12.0 24.00 24.00 24.00 <= 10 s MISSED; cold"
+    told = Outcome("memory", "MB", (1234.0,))
+    assert report.row(told).split() == ["memory", "MB", "1,234"]
+
+
+def test_topics_are_chosen_by_name_or_by_the_first_part_of_it() -> None:
+    assert cases.chosen("") == list(cases.TOPICS)
+    assert cases.chosen("watch,create") == [
+        "watch",
+        "create-sqlite",
+        "create-postgresql",
+        "create-etcd",
+    ]
+    assert cases.chosen("create-etcd") == ["create-etcd"]
+    with pytest.raises(ValueError, match="nothing"):
+        cases.chosen("nothing")

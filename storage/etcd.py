@@ -5,13 +5,10 @@ out a custom resource's, so that both can use one cluster, one after the other.
 """
 
 import asyncio
-import contextlib
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import grpc.aio
 
 from storage import retry
 from storage.contract import (
@@ -27,6 +24,7 @@ from storage.contract import (
     Record,
 )
 from storage.etcd_client import EtcdClient
+from storage.etcd_stream import Ended, EtcdStream
 from storage.etcd_watch import MARK, Progression, tells_progress
 from storage.joined import Joined
 
@@ -34,6 +32,7 @@ POINT = 3.0  # seconds for one key: a member that does not answer is passed over
 RANGE = 10.0  # seconds for a page of keys
 WRITE = 8.0  # seconds; etcd gives up after 7
 PAGE = 5_000  # keys a range brings at once
+OWN = 1_000  # events of this process that are kept for its watches
 RETRY = (0.05, 1.0)  # seconds before a broken watch is opened again: first and longest
 
 
@@ -56,7 +55,8 @@ class EtcdStore:
         self._pb = self._client.pb
         self._prefix = f"/{path}" if (path := prefix.strip("/")) else ""
         self._rand = rand or random.Random()
-        self._streams: set[_Stream] = set()
+        self._streams: set[EtcdStream] = set()
+        self._own: dict[int, Event] = {}  # what this process has committed of late
         self._opened = 0
         self._newest = Joined(self._read_newest, name="etcd revision")
 
@@ -90,15 +90,13 @@ class EtcdStore:
             low = response.kvs[-1].key + b"\0"
 
     async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
-        return await self._swap(key, 0, _put(self._pb, self._key(key), value), given)
+        return await self._swap(key, 0, value, given)
 
     async def update(self, key: str, value: bytes, *, expected: int) -> int:
-        return await self._swap(key, expected, _put(self._pb, self._key(key), value))
+        return await self._swap(key, expected, value)
 
     async def delete(self, key: str, *, expected: int) -> int:
-        request = self._pb.DeleteRangeRequest(key=self._key(key))
-        operation = self._pb.RequestOp(request_delete_range=request)
-        return await self._swap(key, expected, operation)
+        return await self._swap(key, expected, None)
 
     async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
         reached, delay = after, RETRY[0]
@@ -106,15 +104,21 @@ class EtcdStore:
             at = self._client.at
             trusted = tells_progress(await self._client.version(at, seconds=POINT))
             progression = Progression(
-                reached, prefix=self._key(prefix), decode=self._event, progress_trusted=trusted
+                reached,
+                prefix=prefix,
+                own=self._own,
+                decode=self._event,
+                progress_trusted=trusted,
             )
-            stream = _Stream(self._client.watch(at), _marker(self._key(prefix)), trusted)
+            marker = _marker(self._key(prefix))
+            stream = self._client.watch(at, marker=marker, trusted=trusted)
             self._streams.add(stream)
             self._opened += 1
             try:
                 await stream.write(self._watch_request(prefix, reached))
-                async for response in stream.call:
-                    if response.canceled:
+                while True:
+                    response = await stream.next()
+                    if response is not None and response.canceled:
                         if response.compact_revision:
                             raise Compacted(response.compact_revision)
                         break
@@ -122,11 +126,11 @@ class EtcdStore:
                     if (batch := progression.take(response)) is not None:
                         reached = batch.revision
                         yield batch
-            except grpc.aio.AioRpcError:
+            except Ended:
                 pass
             finally:
                 self._streams.discard(stream)
-                stream.call.cancel()
+                await stream.close()
             self._client.leave(at)
             await asyncio.sleep(delay * (0.5 + self._rand.random()))
             delay = min(delay * 2, RETRY[1])
@@ -136,12 +140,13 @@ class EtcdStore:
         asking = self._pb.WatchRequest(progress_request=self._pb.WatchProgressRequest())
         for stream in streams:
             if stream.trusted:
-                # A stream that has just broken is opened again, and then the watch tells by itself.
-                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    await stream.write(asking)
+                await stream.write(asking)
         untrusted = {stream.marker for stream in streams if not stream.trusted}
         if force and untrusted:
-            puts = [_put(self._pb, marker, b"") for marker in untrusted]
+            puts = [
+                self._pb.RequestOp(request_put=self._pb.PutRequest(key=marker))
+                for marker in untrusted
+            ]
             await self._client.write(self._pb.TxnRequest(success=puts), seconds=WRITE)
         return bool(streams) and (force or not untrusted)
 
@@ -160,17 +165,19 @@ class EtcdStore:
         await self._client.close()
 
     async def _swap(
-        self, key: str, expected: int, operation: Any, given: Condition | None = None
+        self, key: str, expected: int, value: bytes | None, given: Condition | None = None
     ) -> int:
         wanted = [(key, expected)] + ([(given.key, given.revision)] if given else [])
         request = self._pb.TxnRequest(
             compare=[self._compare(*pair) for pair in wanted],
-            success=[operation],
+            success=[self._change(key, value, replacing=expected > 0)],
             failure=[self._fetch(name) for name, _ in wanted],
         )
         response = await retry.unsent(lambda: self._client.write(request, seconds=WRITE))
         if response.succeeded:
-            return int(response.header.revision)
+            revision = int(response.header.revision)
+            self._committed(key, revision, value, response.responses[0])
+            return revision
         found = [part.response_range.kvs for part in response.responses]
         current, *others = [self._record(kvs[0]) if kvs else None for kvs in found]
         if given is not None and (others[0] is None or others[0].revision != given.revision):
@@ -179,10 +186,33 @@ class EtcdStore:
             raise KeyExists(current)
         raise Conflict(key, current)
 
+    def _committed(self, key: str, revision: int, value: bytes | None, response: Any) -> None:
+        """Let the watches tell it without waiting for etcd to."""
+        previous: bytes | None = None
+        if value is None:
+            kind, previous = EventType.DELETED, response.response_delete_range.prev_kvs[0].value
+        elif response.response_put.HasField("prev_kv"):
+            kind, previous = EventType.UPDATED, response.response_put.prev_kv.value
+        else:
+            kind = EventType.CREATED
+        self._own[revision] = Event(kind, key, revision, value, previous)
+        while len(self._own) > OWN:
+            del self._own[next(iter(self._own))]
+        for stream in self._streams:
+            stream.nudge()
+
     def _compare(self, key: str, revision: int) -> Any:
         return self._pb.Compare(
             key=self._key(key), target=_MOD, result=_EQUAL, mod_revision=revision
         )
+
+    def _change(self, key: str, value: bytes | None, *, replacing: bool) -> Any:
+        name = self._key(key)
+        if value is None:
+            deletion = self._pb.DeleteRangeRequest(key=name, prev_kv=True)
+            return self._pb.RequestOp(request_delete_range=deletion)
+        put = self._pb.PutRequest(key=name, value=value, prev_kv=replacing)
+        return self._pb.RequestOp(request_put=put)
 
     def _fetch(self, key: str) -> Any:
         return self._pb.RequestOp(request_range=self._pb.RangeRequest(key=self._key(key)))
@@ -213,8 +243,11 @@ class EtcdStore:
     def _record(self, kv: Any) -> Record:
         return Record(self._name(kv.key), kv.value, kv.mod_revision, kv.create_revision)
 
-    def _event(self, event: Any) -> Event:
+    def _event(self, event: Any) -> Event | None:
+        """None where it only shows how far a watch is."""
         kv = event.kv
+        if kv.key.endswith(MARK):
+            return None
         # A message that was not sent is empty, and a key never is.
         previous = event.prev_kv.value if event.prev_kv.key else None
         if event.type == _DELETE:
@@ -224,31 +257,10 @@ class EtcdStore:
         return Event(kind, self._name(kv.key), kv.mod_revision, kv.value, previous)
 
 
-class _Stream:
-    """A call with one watch; `trusted` says whether its progress is. One write goes at a time.
-
-    A write to `marker` shows on it after all that was written before, whatever the version of etcd.
-    """
-
-    def __init__(self, call: Any, marker: bytes, trusted: bool) -> None:
-        self.call = call
-        self.marker = marker
-        self.trusted = trusted
-        self._writing = asyncio.Lock()
-
-    async def write(self, request: Any) -> None:
-        async with self._writing:
-            await self.call.write(request)
-
-
 # The numbers of the enums: Compare.CompareTarget, Compare.CompareResult, Event.EventType.
 _MOD = 2
 _EQUAL = 0
 _DELETE = 1
-
-
-def _put(pb: Any, key: bytes, value: bytes) -> Any:
-    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))
 
 
 def _marker(prefix: bytes) -> bytes:

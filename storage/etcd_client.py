@@ -13,12 +13,14 @@ import grpc.aio
 
 from storage import etcd_proto
 from storage.contract import Compacted, FutureRevision, NotSent, TooLarge, Unavailable
+from storage.etcd_stream import EtcdStream
 
 # A member that no longer hears from a leader refuses at once, before it does anything.
 WITH_LEADER = (("hasleader", "true"),)
 NO_EFFECT = ("failed to connect to all addresses", "etcdserver: no leader")
+Options = Sequence[tuple[str, int]]
 # Keepalive finds a member that is cut off. etcd allows a ping every 5 s.
-OPTIONS = (
+OPTIONS: Options = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.keepalive_time_ms", 6_000),
     ("grpc.keepalive_timeout_ms", 3_000),
@@ -26,6 +28,9 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
+# A watch takes one message in a turn of the event loop. Where that is slower than they come, etcd
+# must be made to wait soon: then it puts all that has come meanwhile into one message.
+STREAM: Options = (("grpc.http2.bdp_probe", 0),)
 
 T = TypeVar("T")
 
@@ -45,7 +50,8 @@ class EtcdClient:
         credentials = _credentials(cafile, certfile, keyfile)
         self._channels = [_channel(endpoint, credentials) for endpoint in endpoints]
         self._kv = [stubs.KVStub(channel) for channel in self._channels]
-        self._watch = [stubs.WatchStub(channel) for channel in self._channels]
+        self._streams = [_channel(endpoint, credentials, STREAM) for endpoint in endpoints]
+        self._watch = [stubs.WatchStub(channel) for channel in self._streams]
         self._maintenance = [stubs.MaintenanceStub(channel) for channel in self._channels]
         self.at = 0
 
@@ -80,9 +86,10 @@ class EtcdClient:
             return ""
         return str(status.version)
 
-    def watch(self, at: int) -> Any:
-        """A stream of watches at a member. It ends when the member loses its leader."""
-        return self._watch[at].Watch(metadata=WITH_LEADER)
+    def watch(self, at: int, *, marker: bytes, trusted: bool) -> EtcdStream:
+        """A stream for a watch at a member. It ends when the member loses its leader."""
+        call = self._watch[at].Watch(metadata=WITH_LEADER)
+        return EtcdStream(call, marker=marker, trusted=trusted)
 
     def leave(self, at: int) -> None:
         """That member does not answer: ask the next, if nobody has moved on yet."""
@@ -90,7 +97,7 @@ class EtcdClient:
             self.at = (at + 1) % len(self._channels)
 
     async def close(self) -> None:
-        for channel in self._channels:
+        for channel in (*self._channels, *self._streams):
             await channel.close()
 
     async def _send(
@@ -125,9 +132,12 @@ def _credentials(
     return grpc.ssl_channel_credentials(*read)
 
 
-def _channel(endpoint: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+def _channel(
+    endpoint: str, credentials: grpc.ChannelCredentials | None, more: Options = ()
+) -> grpc.aio.Channel:
+    options = (*OPTIONS, *more)
     scheme, _, address = endpoint.rpartition("://")
     if scheme == "https" or (credentials and scheme != "http"):
         secure = credentials or grpc.ssl_channel_credentials()
-        return grpc.aio.secure_channel(address, secure, options=OPTIONS)
-    return grpc.aio.insecure_channel(address, options=OPTIONS)
+        return grpc.aio.secure_channel(address, secure, options=options)
+    return grpc.aio.insecure_channel(address, options=options)

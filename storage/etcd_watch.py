@@ -1,11 +1,11 @@
-"""What a stream of etcd's watch responses tells: which events, and how far they are complete.
+"""How far one watch of etcd is complete, and what it has to tell. Pure.
 
-`storage.etcd` feeds it every response of a stream. Pure. A response that is too large for one
-message comes in fragments, and only with the last of them is its revision complete.
+`storage.etcd` feeds it the responses of a stream, and what this process has committed itself: etcd
+tells of that too, but at full load much later. What comes twice is told once.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from storage.contract import Batch, Event
@@ -26,37 +26,59 @@ def tells_progress(version: str) -> bool:
 
 
 class Progression:
-    """One watch on one stream, complete to `reached`."""
+    """One watch on one stream, complete to `reached`.
+
+    `own` has the latest events that this process has committed, by revision.
+    """
 
     def __init__(
         self,
         reached: int,
         *,
-        prefix: bytes,
-        decode: Callable[[Any], Event],
+        prefix: str,
+        own: Mapping[int, Event],
+        decode: Callable[[Any], Event | None],
         progress_trusted: bool,
     ) -> None:
         self.reached = reached
         self._prefix = prefix
+        self._own = own
         self._decode = decode
         self._progress_trusted = progress_trusted
         self._fragments: list[Any] = []
 
     def take(self, response: Any) -> Batch | None:
-        """What a response adds; None while fragments of it are missing."""
-        self._fragments += response.events
-        if response.fragment:
-            return None
-        events, self._fragments = self._fragments, []
-        if events:
-            self.reached = events[-1].kv.mod_revision
-        elif self._progress_trusted and not response.created:
-            # The header of any other response tells etcd's newest revision, which is ahead of what
-            # a watch that catches up has been sent.
-            self.reached = max(self.reached, response.header.revision)
-        # What is watched beside the prefix only shows how far the watch is.
-        watched = [event for event in events if self._watches(event.kv.key)]
-        return Batch(tuple(map(self._decode, watched)), self.reached)
+        """What a response adds, None being no response; None where there is nothing to tell yet.
 
-    def _watches(self, key: bytes) -> bool:
-        return key.startswith(self._prefix) and not key.endswith(MARK)
+        A response that is too large for one message comes in fragments, and only with the last of
+        them is its revision complete.
+        """
+        before, told, events = self.reached, False, []
+        if response is not None:
+            self._fragments += response.events
+            if not response.fragment:
+                found, self._fragments = self._fragments, []
+                events += self._watched(found)
+                # The header of a creation tells etcd's newest revision, which is ahead of what a
+                # watch that catches up has been sent; so do progress notifications of old releases.
+                if not found and self._progress_trusted and not response.created:
+                    self.reached = max(self.reached, response.header.revision)
+                told = True
+        # Whatever was committed at the very next revision, nothing came in between.
+        while (event := self._own.get(self.reached + 1)) is not None:
+            self.reached += 1
+            if event.key.startswith(self._prefix):
+                events.append(event)
+        return Batch(tuple(events), self.reached) if told or self.reached > before else None
+
+    def _watched(self, found: list[Any]) -> list[Event]:
+        """What is news, and under the prefix; the rest only shows how far the watch is."""
+        events = []
+        for message in found:
+            if message.kv.mod_revision > self.reached:
+                event = self._decode(message)
+                if event is not None and event.key.startswith(self._prefix):
+                    events.append(event)
+        if found:
+            self.reached = max(self.reached, found[-1].kv.mod_revision)
+        return events

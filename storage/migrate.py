@@ -26,7 +26,6 @@ async def migrate(database_url: str, version: str) -> tuple[str, str]:
         return before, sql_schema.current(connection)
 
     try:
-        async with database.migrating() as connection:
-            return await connection.run_sync(go)
+        return await database.migrating(go)
     finally:
         await database.close()

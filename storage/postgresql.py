@@ -9,7 +9,7 @@ be idle in one.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -18,11 +18,11 @@ import structlog
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from storage import sql_reads, sql_schema
 from storage.contract import NotSent, StorageError, Unavailable
-from storage.sql_store import SqlStore
+from storage.sql_store import SqlStore, T, Work
 from storage.sql_writes import Committed, Row
 
 CONNECTIONS = 8
@@ -84,41 +84,42 @@ class PostgresDatabase:
         )
         self._listener: asyncio.Task[None] | None = None
 
-    @contextlib.asynccontextmanager
-    async def glance(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def glance(self, work: Work[T]) -> T:
         with _translated(Unavailable):
             async with self._single.connect() as connection:
-                yield connection
+                return await connection.run_sync(work)
 
-    @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def reading(self, work: Work[T]) -> T:
         with _translated(Unavailable):
             async with self._snapshot.connect() as connection:
-                yield connection
+                return await connection.run_sync(work)
 
-    @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def writing(self, work: Work[T]) -> T:
         with _translated(NotSent):
             connection = await self._writer.connect()
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            if (backend := driver.get_server_pid()) not in self._own:
-                self._own.append(backend)
         try:
             with _translated(NotSent):
-                yield connection
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                if (backend := driver.get_server_pid()) not in self._own:
+                    self._own.append(backend)
+                result = await connection.run_sync(work)
             with _translated(Unavailable):
                 await connection.commit()
+            return result
         finally:
             with contextlib.suppress(*_FAILURES):
                 await connection.close()
 
-    @contextlib.asynccontextmanager
-    async def migrating(self) -> AsyncGenerator[AsyncConnection, None]:
+    async def migrating(self, work: Work[T]) -> T:
         """A transaction in which the tables may change, for one process at a time."""
-        async with self.writing() as connection:
-            lock = text("SELECT pg_advisory_xact_lock(:lock)")
-            await connection.execute(lock, {"lock": MIGRATION_LOCK})
-            yield connection
+
+        def alone(connection: Connection) -> T:
+            connection.execute(
+                text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK}
+            )
+            return work(connection)
+
+        return await self.writing(alone)
 
     def append(self, connection: Connection, committed: Committed) -> None:
         columns = zip(Row._fields, map(list, zip(*committed.rows, strict=True)), strict=True)
@@ -142,13 +143,14 @@ class PostgresDatabase:
     async def _listen(self, store: SqlStore) -> None:
         while True:
             try:
-                async with self.glance() as connection:
-                    driver: Any = (await connection.get_raw_connection()).driver_connection
-                    await driver.add_listener(CHANNEL, partial(self._hear, store))
-                    store.look()
-                    while True:
-                        await asyncio.sleep(CHECK)
-                        await connection.execute(text("SELECT 1"))
+                with _translated(Unavailable):
+                    async with self._single.connect() as connection:
+                        driver: Any = (await connection.get_raw_connection()).driver_connection
+                        await driver.add_listener(CHANNEL, partial(self._hear, store))
+                        store.look()
+                        while True:
+                            await asyncio.sleep(CHECK)
+                            await connection.execute(text("SELECT 1"))
             except Unavailable as error:
                 logger.warning("cannot listen to postgresql; trying again", error=str(error))
                 await asyncio.sleep(RETRY)
@@ -200,10 +202,9 @@ async def _started(url: str) -> int:
     try:
         while True:
             try:
-                async with database.migrating() as connection:
-                    await _check_durability(connection)
-                    await connection.run_sync(sql_schema.bring_up)
-                    return await sql_reads.newest(connection)
+                await database.migrating(sql_schema.bring_up)
+                await database.glance(_check_durability)
+                return await database.glance(sql_reads.newest)
             except Unavailable as error:
                 logger.warning("postgresql not reachable; trying again", error=str(error))
                 await asyncio.sleep(RETRY)
@@ -211,9 +212,9 @@ async def _started(url: str) -> int:
         await database.close()
 
 
-async def _check_durability(connection: AsyncConnection) -> None:
+def _check_durability(connection: Connection) -> None:
     for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-        if await connection.scalar(text(f"SHOW {setting}")) in ("off", "local"):
+        if connection.scalar(text(f"SHOW {setting}")) in ("off", "local"):
             logger.warning("postgresql may lose what it has acknowledged", setting=setting)
 
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Connection,
     Select,
     and_,
     bindparam,
     func,
     select,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from storage.contract import (
     Compacted,
@@ -33,23 +33,21 @@ _later = log.alias("later")
 _replaced = log.alias("replaced")
 
 
-async def newest(connection: AsyncConnection) -> int:
+def newest(connection: Connection) -> int:
     """The newest revision."""
-    return int((await connection.execute(_NEWEST)).scalar_one())
+    return int(connection.execute(_NEWEST).scalar_one())
 
 
-async def get(connection: AsyncConnection, key: str) -> tuple[Record | None, int]:
+def get(connection: Connection, key: str) -> tuple[Record | None, int]:
     """The live record of a key and the newest revision, in one statement."""
-    row = (await connection.execute(_GET, {"key": key.encode()})).one()
+    row = connection.execute(_GET, {"key": key.encode()}).one()
     record = None if row.value is None else Record(key, row.value, row.revision, row.created)
     return record, row.newest
 
 
-async def page(
-    connection: AsyncConnection, prefix: str, *, after: str, limit: int, revision: int
-) -> Page:
+def page(connection: Connection, prefix: str, *, after: str, limit: int, revision: int) -> Page:
     """See `Store.list`. Several statements: the connection must keep its snapshot."""
-    now = (await connection.execute(select(state))).one()
+    now = connection.execute(select(state)).one()
     if revision > now.revision:
         raise FutureRevision(now.revision)
     if revision and revision < now.compacted:
@@ -63,20 +61,20 @@ async def page(
     for source in sources:
         inside = _inside(source.selected_columns.key, prefix, after)
         query = source.where(*inside).order_by(source.selected_columns.key)
-        rows = (await connection.execute(query.limit(limit) if limit else query)).all()
+        rows = connection.execute(query.limit(limit) if limit else query).all()
         found.append(rows)
         if limit and len(rows) == limit:
             beyond = source.where(*inside, source.selected_columns.key > rows[-1].key)
             counting = select(func.count()).select_from(beyond.subquery())
-            left += (await connection.execute(counting)).scalar_one()
+            left += connection.execute(counting).scalar_one()
     rows = list(merge(*found, key=lambda row: row.key)) if len(found) > 1 else found[0]
     taken = rows[:limit] if limit else rows
     records = tuple(Record(r.key.decode(), r.value, r.revision, r.created) for r in taken)
     return Page(records, at, left + len(rows) - len(taken))
 
 
-async def events(
-    connection: AsyncConnection, prefix: str, *, after: int, limit: int
+def events(
+    connection: Connection, prefix: str, *, after: int, limit: int
 ) -> tuple[tuple[Event, ...], int]:
     """Up to `limit` events above a revision, and the revision to which they are complete."""
     inside = [log.c.revision > after, *_inside(log.c.key, prefix, "")]
@@ -97,7 +95,7 @@ async def events(
         .order_by(log.c.revision)
         .limit(limit)
     )
-    rows = (await connection.execute(query)).all()
+    rows = connection.execute(query).all()
     if after < rows[0].compacted - 1:
         raise Compacted(rows[0].compacted)
     found = tuple(_event(row) for row in rows if row.revision is not None)

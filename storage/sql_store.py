@@ -7,14 +7,12 @@ number of servers write. All watches read the newest events from memory.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import structlog
-from sqlalchemy import Connection, delete, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection
 
 from storage import retry, sql_reads, sql_writes
 from storage.contract import (
@@ -22,7 +20,6 @@ from storage.contract import (
     Compacted,
     Condition,
     Event,
-    FutureRevision,
     Page,
     Record,
     StorageError,
@@ -31,7 +28,6 @@ from storage.contract import (
 from storage.groups import Groups
 from storage.joined import Joined
 from storage.recent import Recent
-from storage.sql_tables import log, state
 from storage.sql_writes import Committed, Write
 from storage.wakeup import Wakeup
 
@@ -44,25 +40,29 @@ VALUE_LIMIT = 8 << 20  # bytes; far above what the server lets through
 logger = structlog.get_logger()
 
 
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+
 class Database(Protocol):
     """What the store needs of an engine. Its failures come as `Unavailable`.
 
-    `shared` says whether other processes write too. The blocks give a connection: `glance` for a
-    single statement that reads, `reading` with one snapshot for several, `writing` with a
-    transaction that is durable when the block is left; it raises `NotSent` where it is void.
+    `shared` says whether other processes write too. Work is done with a connection: `glance` is for
+    a single statement that reads, `reading` has one snapshot for several, `writing` is a
+    transaction, durable when it returns; it raises `NotSent` where it is void.
     """
 
     name: str
     shared: bool
 
+    async def glance(self, work: Work[T]) -> T: ...
+
+    async def reading(self, work: Work[T]) -> T: ...
+
+    async def writing(self, work: Work[T]) -> T: ...
+
     def append(self, connection: Connection, committed: Committed) -> None:
         """Insert the rows, keep `live` and `state` up to them, and tell the other servers."""
-
-    def glance(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
-
-    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
-
-    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]: ...
 
     async def close(self) -> None: ...
 
@@ -88,22 +88,14 @@ class SqlStore:
         return self._recent.end
 
     async def get(self, key: str) -> tuple[Record | None, int]:
-        async def attempt() -> tuple[Record | None, int]:
-            async with self._database.glance() as connection:
-                return await sql_reads.get(connection, key)
-
-        return await retry.reading(attempt)
+        work = partial(sql_reads.get, key=key)
+        return await retry.reading(lambda: self._database.glance(work))
 
     async def list(
         self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0
     ) -> Page:
-        async def attempt() -> Page:
-            async with self._database.reading() as connection:
-                return await sql_reads.page(
-                    connection, prefix, after=after, limit=limit, revision=revision
-                )
-
-        return await retry.reading(attempt)
+        work = partial(sql_reads.page, prefix=prefix, after=after, limit=limit, revision=revision)
+        return await retry.reading(lambda: self._database.reading(work))
 
     async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
         return await self._write(Write(key, value, 0, given))
@@ -134,16 +126,12 @@ class SqlStore:
         return True
 
     async def compact(self, revision: int) -> None:
-        async with self._database.writing() as connection:
-            now = (await connection.execute(select(state).with_for_update())).one()
-            if revision > now.revision:
-                raise FutureRevision(now.revision)
-            mark = max(revision, now.compacted)
-            await connection.execute(update(state).values(compacted=mark))
+        swept, mark = await self._database.writing(partial(sql_writes.mark, revision=revision))
         self._recent.forget(mark - 1)
         # The event at the mark can still be watched, and with it goes what it replaced.
-        for swept in range(now.swept, mark - 1, SWEEP):
-            await self._sweep(swept, min(swept + SWEEP, mark - 1))
+        for after in range(swept, mark - 1, SWEEP):
+            until = min(after + SWEEP, mark - 1)
+            await self._database.writing(partial(sql_writes.sweep, after=after, until=until))
 
     def look(self) -> None:
         """Others may have committed."""
@@ -172,7 +160,8 @@ class SqlStore:
         try:
             if not self._sure:
                 await self._catch_up()
-            result = await retry.unsent(lambda: self._transact(group))
+            work = partial(sql_writes.commit, group=group, append=self._database.append)
+            result = await retry.unsent(lambda: self._database.writing(work))
         except StorageError:
             self._sure = False
             self._news.set()
@@ -182,20 +171,6 @@ class SqlStore:
         else:
             self._news.set()
         return result.outcomes
-
-    async def _transact(self, group: Sequence[Write]) -> Committed:
-        async with self._database.writing() as connection:
-            return await connection.run_sync(sql_writes.commit, group, self._database.append)
-
-    async def _sweep(self, after: int, until: int) -> None:
-        """Remove the rows that a range of revisions replaced, and its deletions."""
-        inside = (log.c.revision > after, log.c.revision <= until)
-        async with self._database.writing() as connection:
-            replaced = select(log.c.previous).where(*inside)
-            await connection.execute(delete(log).where(log.c.revision.in_(replaced)))
-            await connection.execute(delete(log).where(*inside, log.c.value.is_(None)))
-            ahead = update(state).where(state.c.swept < until).values(swept=until)
-            await connection.execute(ahead)
 
     async def _follow(self) -> None:
         """Take in what others commit, and what became of a commit that failed."""
@@ -231,9 +206,8 @@ class SqlStore:
             self._moved.wake()
 
     async def _stored(self, prefix: str, after: int) -> tuple[tuple[Event, ...], int]:
-        async with self._database.glance() as connection:
-            return await sql_reads.events(connection, prefix, after=after, limit=BATCH)
+        work = partial(sql_reads.events, prefix=prefix, after=after, limit=BATCH)
+        return await self._database.glance(work)
 
     async def _read_newest(self) -> int:
-        async with self._database.glance() as connection:
-            return await sql_reads.newest(connection)
+        return await self._database.glance(sql_reads.newest)

@@ -1,4 +1,4 @@
-"""A group of writes on a SQL log: decide each in turn, then insert all that hold at once.
+"""Writes on a SQL log: a group is decided one by one, and what holds is inserted at once.
 
 `SqlStore` calls it within one transaction. What decides is pure; the statements are few, whatever
 the size of the group, because each is a round trip.
@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from storage.contract import (
     Condition,
     Conflict,
     Event,
     EventType,
+    FutureRevision,
     KeyExists,
     Record,
     StorageError,
@@ -82,6 +83,25 @@ def commit(connection: Connection, group: Sequence[Write], append: Append) -> Co
     if result.rows:
         append(connection, result)
     return result
+
+
+def mark(connection: Connection, revision: int) -> tuple[int, int]:
+    """Refuse states before a revision from now on; up to where rows are removed, and the mark."""
+    now = connection.execute(select(state).with_for_update()).one()
+    if revision > now.revision:
+        raise FutureRevision(now.revision)
+    compacted = max(revision, now.compacted)
+    connection.execute(update(state).values(compacted=compacted))
+    return now.swept, compacted
+
+
+def sweep(connection: Connection, after: int, until: int) -> None:
+    """Remove the rows that a range of revisions replaced, and its deletions."""
+    inside = (log.c.revision > after, log.c.revision <= until)
+    replaced = select(log.c.previous).where(*inside)
+    connection.execute(delete(log).where(log.c.revision.in_(replaced)))
+    connection.execute(delete(log).where(*inside, log.c.value.is_(None)))
+    connection.execute(update(state).where(state.c.swept < until).values(swept=until))
 
 
 def decide(group: Sequence[Write], standing: Mapping[str, Record], before: int) -> Committed:

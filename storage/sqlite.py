@@ -4,27 +4,26 @@ Readers use connections of their own and see whole transactions only (WAL). A lo
 keeps a second process out; it ends with the process, however that ends.
 """
 
-import contextlib
+import asyncio
 import fcntl
 import os
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, event, update
+from sqlalchemy import URL, Connection, Engine, bindparam, create_engine, delete, event, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.engine import URL
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from storage import sql_reads, sql_schema
 from storage.contract import NotSent, StorageError, Unavailable
-from storage.sql_store import SqlStore
+from storage.sql_store import SqlStore, T, Work
 from storage.sql_tables import live, log, state
 from storage.sql_writes import Committed
 
-CONNECTIONS = 8  # a thread each
+READERS = 4  # threads
 # Durable at every commit; readers never block the writer.
 PRAGMAS = (
     "journal_mode=WAL",
@@ -55,45 +54,67 @@ _ADVANCE = update(state).values(revision=bindparam("newest"))
 
 
 class SqliteDatabase:
-    """See `storage.sql_store.Database`. Transactions are begun by it, not by the driver."""
+    """See `storage.sql_store.Database`. Transactions are begun by it, not by the driver.
+
+    A file blocks whoever uses it, so all is done in threads; one of them writes.
+    """
 
     name = "sqlite"
     shared = False
     append = staticmethod(append)
 
-    def __init__(self, engine: AsyncEngine, lock: int) -> None:
+    def __init__(self, engine: Engine, lock: int) -> None:
         self._engine = engine
         self._lock = lock
+        self._closed = False
+        self._readers = ThreadPoolExecutor(READERS, "sqlite reader")
+        self._writer = ThreadPoolExecutor(1, "sqlite writer")
 
-    @contextlib.asynccontextmanager
-    async def glance(self) -> AsyncGenerator[AsyncConnection, None]:
-        with _unavailable():
-            async with self._engine.connect() as connection:
-                yield connection
+    async def glance(self, work: Work[T]) -> T:
+        return await self._in(self._readers, partial(self._read, work))
 
-    @contextlib.asynccontextmanager
-    async def reading(self) -> AsyncGenerator[AsyncConnection, None]:
-        async with self.glance() as connection:
-            await connection.exec_driver_sql("BEGIN")
-            yield connection
+    async def reading(self, work: Work[T]) -> T:
+        return await self._in(self._readers, partial(self._read, work, begin="BEGIN"))
 
-    @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncGenerator[AsyncConnection, None]:
-        async with self.glance() as connection:
-            try:
-                await connection.exec_driver_sql("BEGIN IMMEDIATE")
-                yield connection
-            except SQLAlchemyError as error:
-                raise NotSent(f"sqlite: {error}") from error
-            await connection.commit()
+    async def writing(self, work: Work[T]) -> T:
+        return await self._in(self._writer, partial(self._write, work))
 
-    def migrating(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    async def migrating(self, work: Work[T]) -> T:
         """A transaction in which the tables may change."""
-        return self.writing()
+        return await self.writing(work)
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        self._closed = True
+        for pool in (self._writer, self._readers):
+            await asyncio.to_thread(pool.shutdown)
+        self._engine.dispose()
         os.close(self._lock)
+
+    async def _in(self, pool: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        if self._closed:
+            raise Unavailable("the store is closed")
+        return await asyncio.get_running_loop().run_in_executor(pool, call)
+
+    def _read(self, work: Work[T], *, begin: str = "") -> T:
+        try:
+            with self._engine.connect() as connection:
+                if begin:
+                    connection.exec_driver_sql(begin)
+                return work(connection)
+        except SQLAlchemyError as error:
+            raise Unavailable(f"sqlite: {error}") from error
+
+    def _write(self, work: Work[T]) -> T:
+        failure: type[Unavailable] = NotSent
+        try:
+            with self._engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                result = work(connection)
+                failure = Unavailable
+                connection.commit()
+                return result
+        except SQLAlchemyError as error:
+            raise failure(f"sqlite: {error}") from error
 
 
 async def open_sqlite(path: Path) -> SqlStore:
@@ -103,9 +124,8 @@ async def open_sqlite(path: Path) -> SqlStore:
     """
     database = open_database(path)
     try:
-        async with database.migrating() as connection:
-            await connection.run_sync(sql_schema.bring_up)
-            newest = await sql_reads.newest(connection)
+        await database.migrating(sql_schema.bring_up)
+        newest = await database.glance(sql_reads.newest)
     except BaseException as error:
         await database.close()
         if isinstance(error, Unavailable | OSError):
@@ -117,12 +137,10 @@ async def open_sqlite(path: Path) -> SqlStore:
 def open_database(path: Path) -> SqliteDatabase:
     """The file, for this process alone, with whatever tables it has."""
     lock = hold(path)
-    engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=str(path)),
-        pool_size=CONNECTIONS,
-        max_overflow=0,
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)), pool_size=READERS + 1, max_overflow=0
     )
-    event.listen(engine.sync_engine, "connect", _configure)
+    event.listen(engine, "connect", _configure)
     return SqliteDatabase(engine, lock)
 
 
@@ -141,14 +159,6 @@ def hold(path: Path) -> int:
             f"{path} is in use by another process; SQLite takes one server at a time"
         ) from None
     return handle
-
-
-@contextlib.contextmanager
-def _unavailable() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        raise Unavailable(f"sqlite: {error}") from error
 
 
 def _configure(connection: Any, record: Any) -> None:

@@ -57,7 +57,8 @@ class Cacher:
         self._waiting: list[Callable[[], None]] = []
         self._ready = asyncio.Event()
         self._asked = 0.0
-        self._told = True
+        self._told = True  # whether the store can tell how far its watch is complete
+        self._missed = 0  # where the watch stood when more was waited for in vain
         self._histories = asyncio.Semaphore(HISTORIES)
 
     @property
@@ -109,18 +110,19 @@ class Cacher:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while self.revision < revision:
+            if not self._told and self._missed == self.revision:
+                return False  # that was waited for in vain, and nothing has come since
             if loop.time() >= self._asked + ASK:
-                self._asked = loop.time()
-                self._told = await self._store.tell_progress()
-                if not self._told:
-                    deadline = min(deadline, loop.time() + UNTOLD)
+                await self._ask()
                 continue
+            until = deadline if self._told else min(deadline, self._asked + UNTOLD)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(min(deadline, self._asked + ASK)):
+                async with asyncio.timeout_at(min(until, self._asked + ASK)):
                     await self.moved()
-            if loop.time() >= deadline:
-                break
-        return self.revision >= revision
+            if loop.time() >= until and self.revision < revision:
+                self._missed = self.revision
+                return False
+        return True
 
     async def moved(self) -> None:
         """Return when the cache moves next. Look at its state first, and await nothing between."""
@@ -221,11 +223,16 @@ class Cacher:
         for call in woken:
             call()
 
+    async def _ask(self, *, force: bool = False) -> None:
+        self._asked = asyncio.get_running_loop().time()
+        self._told = await self._store.tell_progress(force=force)
+
     async def _ask_while_idle(self) -> None:
+        """So that bookmarks tell of writes elsewhere, and reads do not go to the store for long."""
         while True:
             await asyncio.sleep(IDLE)
             with contextlib.suppress(Unavailable):
-                await self._store.tell_progress()
+                await self._ask(force=not self._told and self._missed == self.revision)
 
 
 def _placer(objects: dict[str, Objects]) -> Callable[[str], Objects | None]:

@@ -171,8 +171,7 @@ async def test_a_postgresql_that_went_back_is_taken_above_what_was_seen(
     seen, before = await store.revision(), await state(store)
     await store.close()
     database = open_postgresql_database(url)
-    async with database.writing() as connection:
-        await connection.execute(text(statement))
+    await database.writing(lambda connection: connection.execute(text(statement)).rowcount)
     await database.close()
     store = await connect(database_url=url)
     assert await store.revision() > seen + 999_999_999

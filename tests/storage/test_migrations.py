@@ -62,8 +62,7 @@ async def run(url: str, work: Callable[[Connection], Any]) -> Any:
     else:
         database = postgresql.open_database(url)
     try:
-        async with database.migrating() as connection:
-            return await connection.run_sync(work)
+        return await database.migrating(work)
     finally:
         await database.close()
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from apiserver.api.status import Cause
@@ -19,6 +20,11 @@ EVENT_OWNER = ("v1", "Event")
 
 def now_text(clock: float) -> str:
     """A time in seconds since the epoch as metadata carries it."""
+    return _second(int(clock))
+
+
+@lru_cache(maxsize=4)
+def _second(clock: int) -> str:
     return datetime.fromtimestamp(clock, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

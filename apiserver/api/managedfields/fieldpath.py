@@ -26,6 +26,8 @@ class Set:
         return bool(self.members or self.children)
 
     def __or__(self, other: "Set") -> "Set":
+        if not other or not self:
+            return self or other
         children = dict(self.children)
         for element, child in other.children.items():
             children[element] = children[element] | child if element in children else child
@@ -49,7 +51,7 @@ class Set:
     def without(self, other: "Set") -> "Set":
         """Without the members of the other and all that lies below them."""
         children = {
-            element: child.without(other.children.get(element, EMPTY))
+            element: child.without(other.children[element]) if element in other.children else child
             for element, child in self.children.items()
             if element not in other.members
         }
@@ -150,7 +152,10 @@ def _check(element: str) -> None:
 
 
 def _sorted(elements: frozenset[str]) -> list[str]:
-    return sorted(elements, key=lambda element: (KINDS.index(element[0]), element))
+    ordered = sorted(elements)
+    if not ordered or ordered[0][0] == ordered[-1][0]:
+        return ordered  # of one kind, as nearly always
+    return sorted(ordered, key=lambda element: KINDS.index(element[0]))
 
 
 def _kept(children: dict[str, Set]) -> dict[str, Set]:

@@ -120,23 +120,25 @@ def check(obj: Json, schema: str, kind: str) -> None:
     raise error
 
 
-def field_set(value: Any, schema: Json) -> Set:
-    """The paths that an applied configuration owns."""
+def field_set(value: Any, schema: Json, *, containers: bool = False) -> Set:
+    """The paths that an applied configuration owns; with `containers`, all that there are."""
     if isinstance(value, dict) and not _atomic_map(schema):
         members, children = set(), {}
         fields = _properties(schema)
         for key, item in value.items():
             element, inner = fieldpath.named(key), _field(schema, key) or DEDUCED
-            if _leaf(item, inner) or item in ({}, []) or key not in fields:
+            if containers or _leaf(item, inner) or item in ({}, []) or key not in fields:
                 members.add(element)
-            if below := field_set(item, inner):
+            if below := field_set(item, inner, containers=containers):
                 children[element] = below
         return Set(frozenset(members), children)
     if isinstance(value, list) and _granular_list(schema):
         members, children = set(), {}
         for element, found in _grouped(value, schema).items():
             members.add(element)
-            if len(found) == 1 and (below := field_set(found[0], _items(schema))):
+            if len(found) > 1:
+                continue
+            if below := field_set(found[0], _items(schema), containers=containers):
                 children[element] = below
         return Set(frozenset(members), children)
     return EMPTY
@@ -144,6 +146,8 @@ def field_set(value: Any, schema: Json) -> Set:
 
 def compare(old: Any, new: Any, schema: Json) -> Comparison:
     """How `new` differs from `old`: containers and what is in them alike."""
+    if old == {}:
+        return Comparison(field_set(new, schema, containers=True), EMPTY, EMPTY)
     added: list[Path] = []
     modified: list[Path] = []
     removed: list[Path] = []

@@ -1,5 +1,6 @@
 """netpol-apiserver: read the settings, open the store, serve until told to stop."""
 
+import gc
 import random
 import signal
 import sys
@@ -18,6 +19,7 @@ from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server
 from apiserver.settings import Settings, default_database
 from storage.connect import connect
 
+COLLECT = (10_000, 50, 100)  # objects, then collections of the younger generation
 COMMANDS = ("migrate", "backup", "restore")  # of `apiserver.commands`
 
 log = structlog.get_logger()
@@ -36,6 +38,8 @@ def main() -> None:
             place = ".".join(str(part) for part in problem["loc"]) or "settings"
             sys.stderr.write(f"netpol-apiserver: {place.replace('_', '-')}: {problem['msg']}\n")
         raise SystemExit(2) from None
+    # Nearly all that lives long here is free of cycles, and to look through it takes long.
+    gc.set_threshold(*COLLECT)
     logs.configure(settings.log_format)
     # uvicorn raises the signal that ended it once more when it is done: then this ends the process.
     for number in (signal.SIGINT, signal.SIGTERM):

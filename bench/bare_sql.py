@@ -1,7 +1,8 @@
-"""The floor of what goes to a database: rows for one table that is nothing but a log.
+"""The floor of what goes to a database: inserts into one table that is nothing but a log.
 
-A group of rows is a transaction: BEGIN, one insert for all of them, COMMIT, through the same
-drivers and as durable as the server's. It runs in a process of its own.
+A group of them is a transaction, as durable as the server's, through SQLAlchemy's asynchronous
+engines. Each is a statement that is awaited, as whoever wants a row inserted would do it; or all of
+a group are one. It runs in a process of its own.
 """
 
 import itertools
@@ -44,9 +45,9 @@ class BareSql:
     def __exit__(self, *error: Any) -> None:
         self._aside.__exit__(*error)
 
-    def inserts(self, value: bytes, *, group: int, seconds: float) -> float:
-        """Rows per second in transactions of so many."""
-        rate: float = self._aside.ask((value, group, seconds))
+    def inserts(self, value: bytes, *, group: int, seconds: float, batched: bool) -> float:
+        """Rows per second in transactions of so many; `batched`: of one statement each."""
+        rate: float = self._aside.ask((value, group, seconds, batched))
         return rate
 
 
@@ -67,7 +68,12 @@ async def _serve(pipe: Pipe, url: str) -> None:
 
 
 async def _inserts(
-    engine: AsyncEngine, revisions: "itertools.count[int]", value: bytes, group: int, seconds: float
+    engine: AsyncEngine,
+    revisions: "itertools.count[int]",
+    value: bytes,
+    group: int,
+    seconds: float,
+    batched: bool,
 ) -> float:
     statement = insert(log)
     written = 0
@@ -82,7 +88,8 @@ async def _inserts(
                 }
                 for revision in itertools.islice(revisions, group)
             ]
-            await connection.execute(statement, rows)
+            for part in [rows] if batched else rows:
+                await connection.execute(statement, part)
             await connection.commit()
             written += group
         return written / (time.monotonic() - begun)

@@ -26,13 +26,17 @@ async def unsent(attempt: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _again(attempt: Callable[[], Awaitable[T]], on: type[Unavailable]) -> T:
+    try:
+        return await attempt()
+    except on:
+        pass
     loop = asyncio.get_running_loop()
     deadline, delay = loop.time() + FOR, FIRST
     while True:
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, LONGEST)
         try:
             return await attempt()
         except on:
             if loop.time() + delay > deadline:
                 raise
-        await asyncio.sleep(delay)
-        delay = min(delay * 2, LONGEST)

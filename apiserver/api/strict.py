@@ -69,7 +69,7 @@ def _knows(value: Any, schema: dict[str, Any]) -> bool:
     schema = schemas.resolve(schema)
     if isinstance(value, list):
         items = schema.get("items", schema if preserve else {})
-        return all([_knows(item, items) for item in value])
+        return all(_knows(item, items) for item in value)
     properties = schema.get("properties")
     if properties is None or not isinstance(value, dict):
         return True

@@ -5,7 +5,6 @@ below becomes a Status. Requests for resources go on past FastAPI's router: they
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
 from urllib.parse import parse_qsl
@@ -16,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import storage
 from apiserver.api import status
+from apiserver.api.identity import new_uid
 from apiserver.http import negotiation, request_info, responses
 from apiserver.http.limits import Limits
 from apiserver.http.metrics import Asked, Metrics
@@ -56,7 +56,7 @@ class Envelope:
             return
         received = time.perf_counter()
         fields = scope["fields"] = dict(scope["headers"])
-        audit = scope["audit"] = fields.get(b"audit-id", b"")[:64] or _new_id()
+        audit = scope["audit"] = fields.get(b"audit-id", b"")[:64] or new_uid().encode()
         code = 0
         scope["send_body"] = send  # nothing is done to a body, so streams pass this by
 
@@ -114,13 +114,6 @@ def _check_origin(scope: Scope, fields: Mapping[bytes, bytes]) -> None:
         raise status.StatusError(
             403, "Forbidden", f"forbidden: pages of {shown} may not use this server", {}
         )
-
-
-def _new_id() -> bytes:
-    """A random UUID, at a third of the price of the library's."""
-    text = os.urandom(16).hex()
-    variant = "89ab"[int(text[16], 16) & 3]
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}".encode()
 
 
 def first_values(query: bytes) -> dict[str, str]:

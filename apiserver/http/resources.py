@@ -277,7 +277,7 @@ class Resources:
         return options.writing(
             kind,
             request.scope["query"],
-            request.query_params.getlist("dryRun"),
+            _dry_runs(request),
             agent=_field(request, b"user-agent"),
             apply=apply,
         )
@@ -295,9 +295,7 @@ class Resources:
                 raise status.bad_request(
                     f'no kind "{given["kind"]}" is registered for deletion; use DeleteOptions'
                 )
-        return options.deleting(
-            request.scope["query"], request.query_params.getlist("dryRun"), given
-        )
+        return options.deleting(request.scope["query"], _dry_runs(request), given)
 
     def _written(
         self,
@@ -320,6 +318,12 @@ class Resources:
 def _field(request: Request, name: bytes) -> str:
     found: bytes = request.scope["fields"].get(name, b"")
     return found.decode("latin-1")
+
+
+def _dry_runs(request: Request) -> list[str]:
+    """All values of dryRun, of which each must be right."""
+    asked = "dryRun" in request.scope["query"]
+    return request.query_params.getlist("dryRun") if asked else []
 
 
 def _patched(media: str, old: dict[str, Any], change: Any, info: RequestInfo) -> dict[str, Any]:

@@ -4,13 +4,13 @@ Pure; the writer calls it between reading and storing. The rules are those of k8
 `BeforeCreate` and `BeforeUpdate` (`pkg/registry/rest`).
 """
 
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from apiserver.api import managedfields, metadata, status
+from apiserver.api.identity import new_uid
 from apiserver.api.managedfields import fieldpath, typed
 from apiserver.api.schemas import DEFINITIONS
 from apiserver.api.status import Cause
@@ -36,7 +36,7 @@ def fill(
     for owned in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
         meta.pop(owned, None)
     meta.pop("resourceVersion", None)
-    meta["uid"] = str(uuid.uuid4())
+    meta["uid"] = new_uid()
     meta["creationTimestamp"] = now
     if strategy.generation:
         meta["generation"] = 1

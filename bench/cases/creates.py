@@ -1,12 +1,12 @@
 """Create over HTTP, with many requests in flight, on the engines that keep what they are given.
 
 On etcd the floor is the compare-and-swap that a create is in the end, with as many in flight. On a
-database it is an insert into one table in groups as large as those that the server really made:
-a group shares one fsync, and its size is part of what is compared.
+database it is an insert into one table, in transactions as large as those that the server really
+made: they share one fsync, and their size is part of what is compared. What a transaction of a
+single statement could insert is told beside it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -60,43 +60,52 @@ async def creates(engine: str, folder: Path, scale: Scale) -> list[Outcome]:
             with Connection(server.url) as connection:
                 answer = connection.ask("GET", f"{policies.collection(NAMESPACE)}/{name}")
             value = policies.as_stored(answer)
-            groups = None if engine == "etcd" else _Groups(server.url, engine)
             sources = [
                 policies.creations(server.url, NAMESPACE, f"writer-{number:02}")
                 for number in range(scale.in_flight)
             ]
-            with (
-                Writers(server.url, sources) as writers,
-                _floor(place, value, groups, scale) as bare,
-            ):
-
-                def ours() -> float:
-                    rate = writers.rate(scale.seconds)
-                    if groups is not None:
-                        groups.take()
-                    return rate
-
-                outcome = measure(
-                    f"create on {engine}, {scale.in_flight} in flight",
-                    "requests/s",
-                    target=TARGET,
-                    rounds=scale.rounds,
-                    ours=ours,
-                    floor=bare,
-                )
-    if groups is None:
-        return [outcome]
-    return [replace(outcome, note=f"{median(groups.sizes):.1f} writes a commit")]
+            case = f"create on {engine}, {scale.in_flight} in flight"
+            with Writers(server.url, sources) as writers:
+                if engine == "etcd":
+                    return [_on_etcd(case, place, value, writers, scale)]
+                groups = _Groups(server.url, engine)
+                return list(_on_sql(case, place, value, writers, groups, scale))
 
 
-@contextmanager
-def _floor(
-    place: Engine, value: bytes, groups: _Groups | None, scale: Scale
-) -> Iterator[Callable[[], float]]:
-    """How to measure a round of the floor."""
-    if groups is None:
-        with BareEtcd(place.beside) as etcd:
-            yield lambda: etcd.swaps(value, in_flight=scale.in_flight, seconds=scale.seconds)
-    else:
-        with BareSql(place.beside) as sql:
-            yield lambda: sql.inserts(value, group=groups.latest, seconds=scale.seconds)
+def _on_etcd(case: str, place: Engine, value: bytes, writers: Writers, scale: Scale) -> Outcome:
+    with BareEtcd(place.beside) as etcd:
+        return measure(
+            case,
+            "requests/s",
+            target=TARGET,
+            rounds=scale.rounds,
+            ours=lambda: writers.rate(scale.seconds),
+            floor=lambda: etcd.swaps(value, in_flight=scale.in_flight, seconds=scale.seconds),
+        )
+
+
+def _on_sql(
+    case: str, place: Engine, value: bytes, writers: Writers, groups: _Groups, scale: Scale
+) -> Iterator[Outcome]:
+    with BareSql(place.beside) as sql:
+
+        def ours() -> float:
+            rate = writers.rate(scale.seconds)
+            groups.take()
+            return rate
+
+        for batched, name, target in (
+            (False, case, TARGET),
+            (True, f"{case}, batched floor", None),
+        ):
+            outcome = measure(
+                name,
+                "requests/s",
+                target=target,
+                rounds=scale.rounds,
+                ours=ours,
+                floor=lambda batched=batched: sql.inserts(  # type: ignore[misc]
+                    value, group=groups.latest, seconds=scale.seconds, batched=batched
+                ),
+            )
+            yield replace(outcome, note=f"{median(groups.sizes):.1f} writes a commit")

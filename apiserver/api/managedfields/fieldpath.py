@@ -7,20 +7,19 @@ sigs.k8s.io/structured-merge-diff `fieldpath/set.go`.
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 Path = tuple[str, ...]
 KINDS = "fkvi"  # the order in which FieldsV1 lists them
 SELF = "."  # in FieldsV1: the path so far is itself a member
 
 
-@dataclass(frozen=True, slots=True)
-class Set:
+class Set(NamedTuple):
     """Paths that share a prefix: `members` end here, `children` go on below an element."""
 
     members: frozenset[str] = frozenset()
-    children: Mapping[str, "Set"] = field(default_factory=dict)
+    children: Mapping[str, "Set"] = MappingProxyType({})
 
     def __bool__(self) -> bool:
         return bool(self.members or self.children)
@@ -85,6 +84,8 @@ def of(*paths: Path) -> Set:
 def encode(paths: Set) -> dict[str, Any]:
     """FieldsV1: a nested object of elements."""
     fields: dict[str, Any] = {}
+    if not paths.children:
+        return {element: {} for element in _sorted(paths.members)}
     for element in _sorted(paths.members | paths.children.keys()):
         inner = encode(paths.below(element))
         if inner and element in paths.members:

@@ -191,6 +191,8 @@ def _entry(item: Any) -> tuple[Manager, Entry]:
 
 def _capped(entries: dict[Manager, Entry]) -> dict[Manager, Entry]:
     """Few Update entries: the oldest of a version become one (`capmanagers.go`)."""
+    if len(entries) <= UPDATERS:
+        return entries
     updaters = sorted(
         (manager for manager in entries if manager.operation == UPDATE),
         key=lambda manager: (entries[manager].time, manager),

@@ -129,6 +129,8 @@ def field_set(value: Any, schema: Json, *, containers: bool = False) -> Set:
             element, inner = fieldpath.named(key), _field(schema, key) or DEDUCED
             if containers or _leaf(item, inner) or item in ({}, []) or key not in fields:
                 members.add(element)
+            if not isinstance(item, dict | list):
+                continue
             if below := field_set(item, inner, containers=containers):
                 children[element] = below
         return Set(frozenset(members), children)

@@ -19,7 +19,7 @@ from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server
 from apiserver.settings import Settings, default_database
 from storage.connect import connect
 
-COLLECT = (10_000, 50, 100)  # objects, then collections of the younger generation
+COLLECT = (50_000, 20, 100)  # objects, then collections of the younger generation
 COMMANDS = ("migrate", "backup", "restore")  # of `apiserver.commands`
 
 log = structlog.get_logger()

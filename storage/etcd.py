@@ -167,12 +167,18 @@ class EtcdStore:
     async def _swap(
         self, key: str, expected: int, value: bytes | None, given: Condition | None = None
     ) -> int:
+        request = self._pb.TxnRequest()
         wanted = [(key, expected)] + ([(given.key, given.revision)] if given else [])
-        request = self._pb.TxnRequest(
-            compare=[self._compare(*pair) for pair in wanted],
-            success=[self._change(key, value, replacing=expected > 0)],
-            failure=[self._fetch(name) for name, _ in wanted],
-        )
+        for name, revision in wanted:
+            compare = request.compare.add()
+            compare.target, compare.key, compare.mod_revision = _MOD, self._key(name), revision
+            request.failure.add().request_range.key = compare.key
+        if value is None:
+            deletion = request.success.add().request_delete_range
+            deletion.key, deletion.prev_kv = self._key(key), True
+        else:
+            put = request.success.add().request_put
+            put.key, put.value, put.prev_kv = self._key(key), value, expected > 0
         response = await retry.unsent(lambda: self._client.write(request, seconds=WRITE))
         if response.succeeded:
             revision = int(response.header.revision)
@@ -200,22 +206,6 @@ class EtcdStore:
             del self._own[next(iter(self._own))]
         for stream in self._streams:
             stream.nudge()
-
-    def _compare(self, key: str, revision: int) -> Any:
-        return self._pb.Compare(
-            key=self._key(key), target=_MOD, result=_EQUAL, mod_revision=revision
-        )
-
-    def _change(self, key: str, value: bytes | None, *, replacing: bool) -> Any:
-        name = self._key(key)
-        if value is None:
-            deletion = self._pb.DeleteRangeRequest(key=name, prev_kv=True)
-            return self._pb.RequestOp(request_delete_range=deletion)
-        put = self._pb.PutRequest(key=name, value=value, prev_kv=replacing)
-        return self._pb.RequestOp(request_put=put)
-
-    def _fetch(self, key: str) -> Any:
-        return self._pb.RequestOp(request_range=self._pb.RangeRequest(key=self._key(key)))
 
     async def _read(self, request: Any, seconds: float) -> Any:
         return await retry.reading(lambda: self._client.read(request, seconds=seconds))
@@ -257,9 +247,8 @@ class EtcdStore:
         return Event(kind, self._name(kv.key), kv.mod_revision, kv.value, previous)
 
 
-# The numbers of the enums: Compare.CompareTarget, Compare.CompareResult, Event.EventType.
+# The numbers of the enums Compare.CompareTarget and Event.EventType.
 _MOD = 2
-_EQUAL = 0
 _DELETE = 1
 
 

@@ -4,9 +4,12 @@ What this process itself has committed is such news: it need not be waited for u
 """
 
 import asyncio
+from collections import deque
 from typing import Any
 
 import grpc.aio
+
+AHEAD = 16  # responses that are read before they are taken
 
 
 class Ended(Exception):
@@ -26,7 +29,9 @@ class EtcdStream:
         self._call = call
         self._writing = asyncio.Lock()
         self._news = asyncio.Event()
-        self._reading: asyncio.Future[Any] | None = None
+        self._taken = asyncio.Event()
+        self._responses: deque[Any] = deque()
+        self._reader = asyncio.create_task(self._read(), name="etcd watch")
 
     async def write(self, request: Any) -> None:
         """Send a request. One that is lost in the end of the stream is no loss."""
@@ -42,24 +47,31 @@ class EtcdStream:
 
     async def next(self) -> Any:
         """The next response; None where there is other news. `Ended`."""
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(self._call.read())
-            self._reading.add_done_callback(lambda _: self._news.set())
-        await self._news.wait()
+        if not self._responses:
+            await self._news.wait()
         self._news.clear()
-        if not self._reading.done():
+        if not self._responses:
+            if self._reader.done():
+                raise Ended
             return None
-        reading, self._reading = self._reading, None
-        try:
-            response = reading.result()
-        except grpc.aio.AioRpcError as error:
-            raise Ended from error
-        if response is grpc.aio.EOF:
-            raise Ended
-        return response
+        self._taken.set()
+        return self._responses.popleft()
 
     async def close(self) -> None:
         self._call.cancel()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        self._reader.cancel()
+        await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _read(self) -> None:
+        """Keep few responses at hand: etcd is to notice who is slow."""
+        try:
+            while (response := await self._call.read()) is not grpc.aio.EOF:
+                self._responses.append(response)
+                self._news.set()
+                while len(self._responses) >= AHEAD:
+                    self._taken.clear()
+                    await self._taken.wait()
+        except grpc.aio.AioRpcError:
+            pass
+        finally:
+            self._news.set()

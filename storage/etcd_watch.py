@@ -53,7 +53,7 @@ class Progression:
         A response that is too large for one message comes in fragments, and only with the last of
         them is its revision complete.
         """
-        before, told, events = self.reached, False, []
+        before, events = self.reached, []
         if response is not None:
             self._fragments += response.events
             if not response.fragment:
@@ -63,13 +63,13 @@ class Progression:
                 # watch that catches up has been sent; so do progress notifications of old releases.
                 if not found and self._progress_trusted and not response.created:
                     self.reached = max(self.reached, response.header.revision)
-                told = True
         # Whatever was committed at the very next revision, nothing came in between.
         while (event := self._own.get(self.reached + 1)) is not None:
             self.reached += 1
             if event.key.startswith(self._prefix):
                 events.append(event)
-        return Batch(tuple(events), self.reached) if told or self.reached > before else None
+        begun = response is not None and response.created
+        return Batch(tuple(events), self.reached) if begun or self.reached > before else None
 
     def _watched(self, found: list[Any]) -> list[Event]:
         """What is news, and under the prefix; the rest only shows how far the watch is."""

@@ -72,13 +72,13 @@ class Measured:
 
     async def _timed(self, name: str, key: str, work: Awaitable[T]) -> T:
         begun = time.perf_counter()
+        operation = self._operation(name, key)
         try:
             return await work
         except storage.Unavailable:
-            self.failures[self._operation(name, key)] += 1
+            self.failures[operation] += 1
             raise
         finally:
-            operation = self._operation(name, key)
             tally = self.durations.get(operation)
             if tally is None:
                 tally = self.durations[operation] = Tally(SECONDS)

@@ -65,7 +65,7 @@ def test_the_header_of_a_creation_tells_nothing(trusted: bool) -> None:
 
 def test_progress_is_taken_only_where_it_is_trusted() -> None:
     assert progression(trusted=True).take(response(header=42)) == Batch((), 42)
-    assert progression(trusted=False).take(response(header=42)) == Batch((), 10)
+    assert progression(trusted=False).take(response(header=42)) is None
 
 
 def test_fragments_of_one_revision_come_as_one_batch() -> None:
@@ -87,8 +87,7 @@ def test_what_was_committed_here_at_the_next_revision_is_told_at_once() -> None:
     # 13 is somebody else's: what comes after it must wait for it.
     assert watch.take(None) == Batch((created("/a/x", 11),), 12)
     assert watch.take(None) is None
-    told = watch.take(response(("/a/x", 11)))
-    assert told == Batch((), 12)
+    assert watch.take(response(("/a/x", 11))) is None
     told = watch.take(response(("/a/y", 13)))
     assert told == Batch((created("/a/y", 13), created("/a/z", 14)), 14)
     assert watch.take(response(("/a/z", 14), ("/a/w", 15))) == Batch((created("/a/w", 15),), 15)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from apiserver.api import protobuf, status, strict
 from apiserver.api.managedfields import fieldpath, typed
@@ -20,16 +20,20 @@ MAPS = frozenset({"labels", "annotations"})
 
 async def read(request: Request) -> bytes:
     """The whole body. 413 above 3 MiB, before anything is decoded."""
-    length = request.headers.get("content-length", "")
+    length: bytes = request.scope["fields"].get(b"content-length", b"")
     if length.isdigit() and int(length) > BODY_LIMIT:
         raise status.too_large(BODY_LIMIT)
     chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
         if size > BODY_LIMIT:
             raise status.too_large(BODY_LIMIT)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def decode(

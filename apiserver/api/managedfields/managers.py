@@ -98,6 +98,8 @@ def track(live: Json, new: Json, origin: Origin) -> list[Json]:
     `live` is empty on a create. Where the request brought entries of its own, those count.
     """
     entries = dict(_starting(live, new, origin))
+    if not live and not entries:
+        return _made(new, origin)
     difference = typed.compare(bare(live), bare(new), origin.definition).without(origin.reset)
     touched = (difference.added | difference.modified) - OWNERLESS
     entries = taken(entries, touched | difference.removed)
@@ -106,6 +108,14 @@ def track(live: Json, new: Json, origin: Origin) -> list[Json]:
         previous = entries[me].fields if me in entries else EMPTY
         entries[me] = Entry(previous | touched, origin.api_version, origin.now)
     return encode(_capped(entries))
+
+
+def _made(new: Json, origin: Origin) -> list[Json]:
+    """The same for a new object that nobody is recorded on: all of it is the creator's."""
+    everything = typed.field_set(bare(new), origin.definition, containers=True)
+    fields = everything.without(origin.reset) - OWNERLESS
+    me = origin.identity(UPDATE)
+    return encode({me: Entry(fields, origin.api_version, origin.now)}) if fields else []
 
 
 def bare(obj: Json) -> Json:

@@ -4,11 +4,14 @@
 become paths in the documents. Descriptions are what `kubectl explain` teaches.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from apiserver.api.schemas import core, extensions, meta, networkpolicy
 
-DEFINITIONS: dict[str, dict[str, Any]] = {
+Schema = dict[str, Any]
+
+DEFINITIONS: dict[str, Schema] = {
     **meta.DEFINITIONS,
     **core.DEFINITIONS,
     **extensions.DEFINITIONS,
@@ -16,9 +19,31 @@ DEFINITIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolve(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema itself, or the definition that it refers to."""
+def _follow(schema: Schema) -> Schema:
     reference = schema.get("$ref")
     if reference is None and len(schema.get("allOf", ())) == 1:
         reference = schema["allOf"][0].get("$ref")
     return DEFINITIONS[reference] if reference else schema
+
+
+def _parts(schema: Any) -> Iterator[Schema]:
+    """A schema and all schemas inside it."""
+    if isinstance(schema, dict):
+        yield schema
+        for part in schema.values():
+            yield from _parts(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from _parts(part)
+
+
+# Every write looks a schema up some thirty times. The definitions live as long as the process, so
+# their identities are as good as names.
+_FOLLOWED = {
+    id(part): _follow(part) for schema in DEFINITIONS.values() for part in _parts(schema)
+}
+
+
+def resolve(schema: Schema) -> Schema:
+    """The schema itself, or the definition that it refers to."""
+    return _FOLLOWED.get(id(schema)) or _follow(schema)

@@ -85,6 +85,7 @@ class Envelope:
                 raise
             await _fail(error, scope, receive, answer)
         finally:
+            del scope["send_body"]  # the server's own, which knows the scope: a cycle of all of it
             asked = Asked.of(info, scope.get("method", "GET"), _applies(info, scope))
             dry_run = "All" if query.get("dryRun") == "All" else ""
             self._metrics.done(asked, dry_run, code, time.perf_counter() - received)

@@ -4,9 +4,9 @@ A request goes to the member that answered last, and to the next when that fails
 only where it is known to have had no effect.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -16,7 +16,7 @@ from storage.contract import Compacted, FutureRevision, NotSent, TooLarge, Unava
 from storage.etcd_stream import EtcdStream
 
 # A member that no longer hears from a leader refuses at once, before it does anything.
-WITH_LEADER = (("hasleader", "true"),)
+WITH_LEADER = grpc.aio.Metadata(("hasleader", "true"))
 NO_EFFECT = ("failed to connect to all addresses", "etcdserver: no leader")
 Options = Sequence[tuple[str, int]]
 # Keepalive finds a member that is cut off. etcd allows a ping every 5 s.
@@ -31,8 +31,6 @@ OPTIONS: Options = (
 # A watch takes one message in a turn of the event loop. Where that is slower than they come, etcd
 # must be made to wait soon: then it puts all that has come meanwhile into one message.
 STREAM: Options = (("grpc.http2.bdp_probe", 0),)
-
-T = TypeVar("T")
 
 
 class EtcdClient:
@@ -57,26 +55,16 @@ class EtcdClient:
 
     async def read(self, request: Any, *, seconds: float) -> Any:
         """A range, linearizable. `Compacted`, `FutureRevision`, `Unavailable`."""
-        return await self._send(
-            lambda kv: kv.Range(request, timeout=seconds, metadata=WITH_LEADER),
-            read=True,
-            revision=request.revision,
-        )
+        return await self._send("Range", request, seconds, read=True, revision=request.revision)
 
     async def write(self, request: Any, *, seconds: float) -> Any:
         """A transaction. `TooLarge`, `Unavailable`."""
-        return await self._send(
-            lambda kv: kv.Txn(request, timeout=seconds, metadata=WITH_LEADER), read=False
-        )
+        return await self._send("Txn", request, seconds, read=False)
 
     async def compact(self, revision: int, *, seconds: float) -> None:
         """`Compacted` where that has been done, `FutureRevision`."""
         request = self.pb.CompactionRequest(revision=revision)
-        await self._send(
-            lambda kv: kv.Compact(request, timeout=seconds, metadata=WITH_LEADER),
-            read=True,
-            revision=revision,
-        )
+        await self._send("Compact", request, seconds, read=True, revision=revision)
 
     async def version(self, at: int, *, seconds: float) -> str:
         """The version of a member; empty where it does not say."""
@@ -101,12 +89,13 @@ class EtcdClient:
             await channel.close()
 
     async def _send(
-        self, call: Callable[[Any], Awaitable[T]], *, read: bool, revision: int = 0
-    ) -> T:
+        self, name: str, request: Any, seconds: float, *, read: bool, revision: int = 0
+    ) -> Any:
         for left in reversed(range(len(self._kv))):
             at = self.at
             try:
-                return await call(self._kv[at])
+                call = getattr(self._kv[at], name)
+                return await call(request, timeout=seconds, metadata=WITH_LEADER)
             except grpc.aio.AioRpcError as error:
                 details = error.details() or ""
                 if error.code() is grpc.StatusCode.OUT_OF_RANGE:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from apiserver.api import builtin, managedfields
-from apiserver.api.managedfields import Conflicts, Origin, fieldpath, typed
+from apiserver.api.managedfields import Conflicts, Origin, fieldpath, managers, typed
 from apiserver.api.schemas import DEFINITIONS
 
 POLICY = builtin.NETWORKPOLICYS
@@ -348,3 +348,42 @@ def test_nobody_loses_a_field_by_what_another_stops_to_say(
     assert kept - owned(live, "me") <= disputed | {
         path for path in kept if any(path.startswith(d) or d.startswith(path) for d in disputed)
     }
+
+
+names = st.text("ab.-/", min_size=1, max_size=3)
+scalars = st.none() | st.booleans() | st.integers(-5, 5) | names
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3)
+)
+pods = st.fixed_dictionaries(
+    {
+        "apiVersion": st.just("v1"),
+        "kind": st.just("Pod"),
+        "metadata": st.fixed_dictionaries(
+            {"name": names},
+            optional={
+                "labels": st.dictionaries(names, names, max_size=3),
+                "finalizers": st.lists(names, max_size=4),
+                "generateName": names,
+                "ownerReferences": st.lists(
+                    st.fixed_dictionaries({"uid": names}, optional={"name": names}), max_size=3
+                ),
+            },
+        ),
+    },
+    optional={"spec": st.dictionaries(names, anything, max_size=3), "status": anything},
+)
+
+
+@given(obj=pods)
+def test_a_new_object_is_its_creators_as_a_comparison_with_nothing_says(
+    obj: dict[str, Any],
+) -> None:
+    schema = DEFINITIONS[builtin.PODS.schema]
+    expected = fieldpath.encode(typed.field_set(obj, schema, containers=True))
+    assert typed.everything(obj, schema) == expected
+    assert list(typed.everything(obj, schema)) == list(expected)
+    origin = Origin(manager="m", resource=builtin.PODS, now="2026-01-01T00:00:00Z")
+    (entry,) = managedfields.track({}, obj, origin) or ({"fieldsV1": {}},)
+    owned = typed.field_set(obj, schema, containers=True).without(origin.reset)
+    assert entry["fieldsV1"] == fieldpath.encode(owned - managers.OWNERLESS)

@@ -18,12 +18,13 @@ Json = dict[str, Any]
 APPLY, UPDATE = "Apply", "Update"
 UPDATERS = 10  # Update entries kept apart, as upstream; the older ones become one
 OLD_UPDATES = "ancient-changes"
+META = "f:metadata"
 OWNERLESS = fieldpath.of(
     ("f:apiVersion",),
     ("f:kind",),
-    ("f:metadata",),
+    (META,),
     *(
-        ("f:metadata", f"f:{name}")
+        (META, f"f:{name}")
         for name in (
             "name",
             "namespace",
@@ -112,10 +113,18 @@ def track(live: Json, new: Json, origin: Origin) -> list[Json]:
 
 def _made(new: Json, origin: Origin) -> list[Json]:
     """The same for a new object that nobody is recorded on: all of it is the creator's."""
-    everything = typed.field_set(bare(new), origin.definition, containers=True)
-    fields = everything.without(origin.reset) - OWNERLESS
-    me = origin.identity(UPDATE)
-    return encode({me: Entry(fields, origin.api_version, origin.now)}) if fields else []
+    fields = typed.everything(new, origin.definition)
+    for element in (*OWNERLESS.members, *origin.reset.members):
+        if element != META:
+            fields.pop(element, None)
+    inner = fields.get(META, {})
+    for element in (fieldpath.SELF, *OWNERLESS.children[META].members):
+        inner.pop(element, None)
+    if not inner:
+        fields.pop(META, None)
+    return (
+        [_item(origin.identity(UPDATE), origin.api_version, origin.now, fields)] if fields else []
+    )
 
 
 def bare(obj: Json) -> Json:
@@ -143,19 +152,24 @@ def live_entries(live: Json) -> Entries:
 
 def encode(entries: Entries) -> list[Json]:
     """The entries as `metadata.managedFields` has them, in upstream's order."""
-    encoded = []
-    for manager, entry in entries.items():
-        item = {
-            "manager": manager.name,
-            "operation": manager.operation,
-            "apiVersion": entry.api_version,
-            "time": entry.time,
-            "fieldsType": "FieldsV1",
-            "fieldsV1": fieldpath.encode(entry.fields),
-            "subresource": manager.subresource,
-        }
-        encoded.append({key: value for key, value in item.items() if value != ""})
-    return sorted(encoded, key=_order)
+    items = [
+        _item(manager, entry.api_version, entry.time, fieldpath.encode(entry.fields))
+        for manager, entry in entries.items()
+    ]
+    return sorted(items, key=_order)
+
+
+def _item(manager: Manager, api_version: str, time: str, fields: Json) -> Json:
+    item = {
+        "manager": manager.name,
+        "operation": manager.operation,
+        "apiVersion": api_version,
+        "time": time,
+        "fieldsType": "FieldsV1",
+        "fieldsV1": fields,
+        "subresource": manager.subresource,
+    }
+    return {key: value for key, value in item.items() if value != ""}
 
 
 def _starting(live: Json, new: Json, origin: Origin) -> Entries:

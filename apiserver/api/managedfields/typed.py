@@ -146,6 +146,22 @@ def field_set(value: Any, schema: Json, *, containers: bool = False) -> Set:
     return EMPTY
 
 
+def everything(value: Any, schema: Json) -> Json:
+    """All paths of a value as FieldsV1: what `fieldpath.encode` makes of its `field_set`.
+
+    Every create needs just this, and takes half of its time without the sets in between.
+    """
+    fields: Json = {}
+    if isinstance(value, dict) and not _atomic_map(schema):
+        for key in sorted(value):
+            item, inner = value[key], _field(schema, key) or DEDUCED
+            below = everything(item, inner) if isinstance(item, dict | list) else None
+            fields[fieldpath.named(key)] = {fieldpath.SELF: {}, **below} if below else {}
+    elif isinstance(value, list) and _granular_list(schema):
+        return fieldpath.encode(field_set(value, schema, containers=True))
+    return fields
+
+
 def compare(old: Any, new: Any, schema: Json) -> Comparison:
     """How `new` differs from `old`: containers and what is in them alike."""
     if old == {}:

@@ -39,9 +39,7 @@ def _parts(schema: Any) -> Iterator[Schema]:
 
 # Every write looks a schema up some thirty times. The definitions live as long as the process, so
 # their identities are as good as names.
-_FOLLOWED = {
-    id(part): _follow(part) for schema in DEFINITIONS.values() for part in _parts(schema)
-}
+_FOLLOWED = {id(part): _follow(part) for schema in DEFINITIONS.values() for part in _parts(schema)}
 
 
 def resolve(schema: Schema) -> Schema:

@@ -76,26 +76,31 @@ class SqlStore:
         self._recent = Recent(revision)
         self._moved = Wakeup()
         self._news = asyncio.Event()
-        self._sure = True  # whether `_recent` has all that this process may have committed
+        self._shown = revision  # the newest that a caller has seen anything of
         self._closed = False
         self._newest = Joined(self._read_newest, name=f"{self.name} revision")
         self._groups = Groups(self._commit, name=f"{self.name} writes")
         self._follower = asyncio.create_task(self._follow(), name=f"{self.name} follower")
 
     async def revision(self) -> int:
-        if self._database.shared or not self._sure:
+        if self._database.shared:
             return await retry.reading(self._newest)
-        return self._recent.end
+        # A commit can be read before it is known here that it is done.
+        return max(self._shown, self._recent.end)
 
     async def get(self, key: str) -> tuple[Record | None, int]:
         work = partial(sql_reads.get, key=key)
-        return await retry.reading(lambda: self._database.glance(work))
+        found, revision = await retry.reading(lambda: self._database.glance(work))
+        self._show(revision)
+        return found, revision
 
     async def list(
         self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0
     ) -> Page:
         work = partial(sql_reads.page, prefix=prefix, after=after, limit=limit, revision=revision)
-        return await retry.reading(lambda: self._database.reading(work))
+        page = await retry.reading(lambda: self._database.reading(work))
+        self._show(page.revision)
+        return page
 
     async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
         return await self._write(Write(key, value, 0, given))
@@ -115,6 +120,7 @@ class SqlStore:
                 found = tuple(event for event in newest if event.key.startswith(prefix))
             else:
                 found, complete = await retry.reading(partial(self._stored, prefix, reached))
+                self._show(complete)
             if found or first or complete > reached:
                 first = False
                 reached = max(reached, complete)
@@ -158,14 +164,12 @@ class SqlStore:
 
     async def _commit(self, group: Sequence[Write]) -> Sequence[int | StorageError]:
         try:
-            if not self._sure:
-                await self._catch_up()
             work = partial(sql_writes.commit, group=group, append=self._database.append)
             result = await retry.unsent(lambda: self._database.writing(work))
         except StorageError:
-            self._sure = False
             self._news.set()
             raise
+        self._show(result.revision)
         if result.before == self._recent.end:
             self._take_in(result.events, result.revision)
         else:
@@ -197,13 +201,15 @@ class SqlStore:
                 continue
             self._take_in(found, complete)
             if len(found) < BATCH:
-                self._sure = True
                 return
 
     def _take_in(self, events: Sequence[Event], complete: int) -> None:
         if complete > self._recent.end:
             self._recent.extend(events, complete)
             self._moved.wake()
+
+    def _show(self, revision: int) -> None:
+        self._shown = max(self._shown, revision)
 
     async def _stored(self, prefix: str, after: int) -> tuple[tuple[Event, ...], int]:
         work = partial(sql_reads.events, prefix=prefix, after=after, limit=BATCH)

@@ -8,9 +8,8 @@ before it, also across restarts. Revision 0 never names a state.
 """
 
 from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class StorageError(Exception):
@@ -63,8 +62,7 @@ class NotSent(Unavailable):
     """The same, where a write is known to have had no effect."""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """A live key: its value, the revision that wrote it, and the one that created it."""
 
     key: str
@@ -73,16 +71,14 @@ class Record:
     created: int
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """Another key that must still stand as `revision` wrote it when a create takes effect."""
 
     key: str
     revision: int
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """Keys in bytewise order, as they all stood at `revision`.
 
     `remaining` counts the keys of the prefix after the last record: 0 ends the list.
@@ -101,8 +97,7 @@ class EventType(StrEnum):
     DELETED = "DELETED"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One write. `value` is None for DELETED; `previous` is None for CREATED.
 
     `revision` is the write's own, also for a deletion.
@@ -115,8 +110,7 @@ class Event:
     previous: bytes | None
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(NamedTuple):
     """Events in the order of their revisions; every event up to `revision` has now been given.
 
     A batch without events only says how far the log is known to be complete.

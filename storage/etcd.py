@@ -6,6 +6,7 @@ out a custom resource's, so that both can use one cluster, one after the other.
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,9 @@ class EtcdStore:
         self._prefix = f"/{path}" if (path := prefix.strip("/")) else ""
         self._rand = rand or random.Random()
         self._streams: set[EtcdStream] = set()
-        self._own: dict[int, Event] = {}  # what this process has committed of late
+        self._own: OrderedDict[int, Event] = (
+            OrderedDict()
+        )  # what this process has committed of late
         self._opened = 0
         self._newest = Joined(self._read_newest, name="etcd revision")
 
@@ -167,18 +170,19 @@ class EtcdStore:
     async def _swap(
         self, key: str, expected: int, value: bytes | None, given: Condition | None = None
     ) -> int:
-        request = self._pb.TxnRequest()
-        wanted = [(key, expected)] + ([(given.key, given.revision)] if given else [])
+        request, place = self._pb.TxnRequest(), self._key(key)
+        wanted = [(place, expected)]
+        if given is not None:
+            wanted.append((self._key(given.key), given.revision))
         for name, revision in wanted:
-            compare = request.compare.add()
-            compare.target, compare.key, compare.mod_revision = _MOD, self._key(name), revision
-            request.failure.add().request_range.key = compare.key
+            request.compare.add(target=_MOD, key=name, mod_revision=revision)
+            request.failure.add().request_range.key = name
         if value is None:
             deletion = request.success.add().request_delete_range
-            deletion.key, deletion.prev_kv = self._key(key), True
+            deletion.key, deletion.prev_kv = place, True
         else:
             put = request.success.add().request_put
-            put.key, put.value, put.prev_kv = self._key(key), value, expected > 0
+            put.key, put.value, put.prev_kv = place, value, expected > 0
         response = await retry.unsent(lambda: self._client.write(request, seconds=WRITE))
         if response.succeeded:
             revision = int(response.header.revision)
@@ -202,8 +206,8 @@ class EtcdStore:
         else:
             kind = EventType.CREATED
         self._own[revision] = Event(kind, key, revision, value, previous)
-        while len(self._own) > OWN:
-            del self._own[next(iter(self._own))]
+        if len(self._own) > OWN:
+            self._own.popitem(last=False)
         for stream in self._streams:
             stream.nudge()
 

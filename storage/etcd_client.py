@@ -4,7 +4,7 @@ A request goes to the member that answered last, and to the next when that fails
 only where it is known to have had no effect.
 """
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,13 @@ class EtcdClient:
         self._maintenance = [stubs.MaintenanceStub(channel) for channel in self._channels]
         self.at = 0
 
-    async def read(self, request: Any, *, seconds: float) -> Any:
+    def read(self, request: Any, *, seconds: float) -> Coroutine[Any, Any, Any]:
         """A range, linearizable. `Compacted`, `FutureRevision`, `Unavailable`."""
-        return await self._send("Range", request, seconds, read=True, revision=request.revision)
+        return self._send("Range", request, seconds, read=True, revision=request.revision)
 
-    async def write(self, request: Any, *, seconds: float) -> Any:
+    def write(self, request: Any, *, seconds: float) -> Coroutine[Any, Any, Any]:
         """A transaction. `TooLarge`, `Unavailable`."""
-        return await self._send("Txn", request, seconds, read=False)
+        return self._send("Txn", request, seconds, read=False)
 
     async def compact(self, revision: int, *, seconds: float) -> None:
         """`Compacted` where that has been done, `FutureRevision`."""

@@ -4,8 +4,8 @@ Reads are tried again whatever failed; writes only where they are known to have 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from storage.contract import NotSent, Unavailable
 
@@ -15,14 +15,14 @@ FIRST, LONGEST = 0.02, 0.5  # seconds between attempts
 T = TypeVar("T")
 
 
-async def reading(attempt: Callable[[], Awaitable[T]]) -> T:
+def reading(attempt: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
     """What `attempt` returns; its last `Unavailable` once the time is up."""
-    return await _again(attempt, Unavailable)
+    return _again(attempt, Unavailable)
 
 
-async def unsent(attempt: Callable[[], Awaitable[T]]) -> T:
+def unsent(attempt: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
     """The same for a write: only `NotSent` is tried again."""
-    return await _again(attempt, NotSent)
+    return _again(attempt, NotSent)
 
 
 async def _again(attempt: Callable[[], Awaitable[T]], on: type[Unavailable]) -> T:

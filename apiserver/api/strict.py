@@ -17,6 +17,7 @@ from apiserver.api import schemas, status
 DEPTH = 100  # levels of nesting; orjson stops at 1024, Python's stack a little later
 NODES = 1_000_000  # values that a YAML document may hold once its aliases are followed
 SPACE = b" \t\n\r"
+CONTAINERS = (dict, list)
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 
@@ -28,7 +29,8 @@ def decode_json(body: bytes) -> tuple[Any, list[str]]:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise _unreadable(str(error), body) from error
-    _check_depth(value)
+    if body.count(b"{") + body.count(b"[") > DEPTH:
+        _check_depth(value)
     return value, [] if _as_written(body, value) else _duplicates(body)
 
 
@@ -76,7 +78,7 @@ def _knows(value: Any, schema: dict[str, Any]) -> bool:
     preserve = schema.get(PRESERVE, False)
     for key, item in value.items():
         if key in properties:
-            if isinstance(item, dict | list) and not _knows(item, properties[key]):
+            if isinstance(item, CONTAINERS) and not _knows(item, properties[key]):
                 return False
         elif not preserve:
             return False
@@ -135,9 +137,9 @@ def _check_depth(value: Any) -> None:
         level = [
             child
             for item in level
-            if isinstance(item, dict | list)
+            if isinstance(item, CONTAINERS)
             for child in (item.values() if isinstance(item, dict) else item)
-            if isinstance(child, dict | list)
+            if isinstance(child, CONTAINERS)
         ]
 
 
@@ -178,7 +180,7 @@ def _collect(value: Any, path: str, found: list[str]) -> None:
 
 def _size(value: Any, known: dict[int, int]) -> int:
     """How many values a tree is when every alias is followed; each node is counted once."""
-    if not isinstance(value, dict | list):
+    if not isinstance(value, CONTAINERS):
         return 1
     if id(value) not in known:
         known[id(value)] = NODES + 1  # a cycle never ends

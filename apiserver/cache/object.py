@@ -6,7 +6,7 @@ for what selectors ask for most.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,8 +16,7 @@ from apiserver.api.resource import Resource
 OVERHEAD = 512  # bytes that a change takes beside its objects, about
 
 
-@dataclass(frozen=True, slots=True)
-class Object:
+class Object(NamedTuple):
     """JSON with its resourceVersion. `fields` are the values of the resource's indexed paths.
 
     Such a path begins with a dot here, which no label does.

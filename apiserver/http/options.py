@@ -6,7 +6,7 @@ Pure. For a repeated parameter the first value counts; unknown ones are ignored.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from apiserver.api import status
 from apiserver.api.status import Cause
@@ -35,8 +35,7 @@ class WatchOptions:
     timeout: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class WriteOptions:
+class WriteOptions(NamedTuple):
     """What a create, update or patch was asked: `validation` is Ignore, Warn or Strict.
 
     `manager` owns what is written; `force` lets an apply take fields from others.
@@ -162,7 +161,9 @@ def _manager_causes(manager: str) -> list[Cause]:
 
 def _of_agent(agent: str) -> str:
     """The program's name: what stands before the first slash."""
-    name = "".join(char for char in agent.partition("/")[0] if char.isprintable())
+    name = agent.partition("/")[0]
+    if not name.isprintable():
+        name = "".join(char for char in name if char.isprintable())
     return name.encode()[:MANAGER_LIMIT].decode(errors="ignore") or "unknown"
 
 

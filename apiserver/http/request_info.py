@@ -6,7 +6,7 @@ slash, no `/apis` in front, `namespace` for `namespaces`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from apiserver.api import builtin, status
 from apiserver.api.resource import Resource
@@ -20,8 +20,7 @@ WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 Served = Mapping[tuple[str, str], Mapping[str, Resource]]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestInfo:
+class RequestInfo(NamedTuple):
     """`namespace` is empty for cluster-scoped resources and for all namespaces at once."""
 
     verb: str

@@ -8,7 +8,7 @@ It knows no HTTP. The order of the checks is k8s.io/apiserver's
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -23,8 +23,7 @@ PAGE = 500  # records that emptying a collection reads at once
 ATTEMPTS = 8  # names tried for one generateName, as upstream
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(NamedTuple):
     """The object a request names; `namespace` is empty for cluster-scoped resources."""
 
     strategy: Strategy
@@ -43,8 +42,7 @@ class Where:
         return self.prefix + self.name
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """The outcome of a write: the object as bytes, and what the client is to be told."""
 
     data: bytes

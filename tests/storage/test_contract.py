@@ -1,7 +1,6 @@
 """One suite over all engines: what `storage.contract` promises."""
 
 import asyncio
-import dataclasses
 import random
 from collections.abc import AsyncGenerator, Awaitable
 from typing import Any
@@ -369,9 +368,7 @@ async def test_it_does_what_the_specification_does(store: Store, seed: int) -> N
         await gather(s.watch("/", after=after), count)
         for s, after in ((store, pairs[revisions[0]]), (model, revisions[0]))
     ]
-    assert theirs_told == [
-        dataclasses.replace(event, revision=pairs[event.revision]) for event in ours_told
-    ]
+    assert theirs_told == [event._replace(revision=pairs[event.revision]) for event in ours_told]
 
 
 async def _outcome(work: Awaitable[int]) -> object:
@@ -384,9 +381,7 @@ async def _outcome(work: Awaitable[int]) -> object:
 def _renumbered(found: Any, pairs: dict[int, int]) -> Any:
     """A record, or the outcome that tells one, with the engine's own revisions."""
     if isinstance(found, Record):
-        return dataclasses.replace(
-            found, revision=pairs[found.revision], created=pairs[found.created]
-        )
+        return found._replace(revision=pairs[found.revision], created=pairs[found.created])
     if isinstance(found, tuple):
         return tuple(_renumbered(part, pairs) for part in found)
     return found

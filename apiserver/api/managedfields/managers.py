@@ -61,8 +61,7 @@ class Entry:
 Entries = Mapping[Manager, Entry]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(NamedTuple):
     """Who writes what kind of object, through which subresource, and when (RFC 3339)."""
 
     manager: str

@@ -15,6 +15,7 @@ from apiserver.api.managedfields.fieldpath import EMPTY, Path, Set
 
 Json = dict[str, Any]
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
+CONTAINERS = (dict, list)
 DEDUCED: Json = {PRESERVE: True}  # maps by key, lists as one value
 SCALARS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -129,7 +130,7 @@ def field_set(value: Any, schema: Json, *, containers: bool = False) -> Set:
             element, inner = fieldpath.named(key), _field(schema, key) or DEDUCED
             if containers or _leaf(item, inner) or item in ({}, []) or key not in fields:
                 members.add(element)
-            if not isinstance(item, dict | list):
+            if not isinstance(item, CONTAINERS):
                 continue
             if below := field_set(item, inner, containers=containers):
                 children[element] = below
@@ -154,8 +155,9 @@ def everything(value: Any, schema: Json) -> Json:
     fields: Json = {}
     if isinstance(value, dict) and not _atomic_map(schema):
         for key in sorted(value):
-            item, inner = value[key], _field(schema, key) or DEDUCED
-            below = everything(item, inner) if isinstance(item, dict | list) else None
+            item, below = value[key], None
+            if isinstance(item, CONTAINERS):
+                below = everything(item, _field(schema, key) or DEDUCED)
             fields[fieldpath.named(key)] = {fieldpath.SELF: {}, **below} if below else {}
     elif isinstance(value, list) and _granular_list(schema):
         return fieldpath.encode(field_set(value, schema, containers=True))

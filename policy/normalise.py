@@ -52,6 +52,8 @@ class _Renaming:
 
     def rename(self, level: Mapping[str, Any], names: Mapping[str, str], path: str) -> Json:
         """The level with its old names replaced, each in its place."""
+        if names.keys().isdisjoint(level):
+            return dict(level)
         result: Json = {}
         spelt: dict[str, str] = {}
         for key, value in level.items():

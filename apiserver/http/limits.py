@@ -6,12 +6,47 @@ both; it has its own deadline.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from apiserver.api import duration, status
 from apiserver.http.request_info import WRITES, RequestInfo
 
+STEP = 0.1  # seconds
 WRITE_TIMEOUT = 34.0  # seconds that a write may take, as upstream: less than its clients wait
+
+
+class Deadlines:
+    """Ends what lasts too long, at most `STEP` late.
+
+    Whatever is due together shares a timer: one for each request would be a good part of its cost.
+    """
+
+    def __init__(self) -> None:
+        self._due: dict[int, set[asyncio.Task[None] | None]] = {}
+
+    async def run(self, call: Callable[[], Awaitable[None]], seconds: float) -> None:
+        """Do something in the current task. 504 after so many seconds."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        step = int((loop.time() + seconds) / STEP) + 1
+        due = self._due.get(step)
+        if due is None:
+            due = self._due[step] = set()
+            loop.call_at(step * STEP, self._end, step)
+        due.add(task)
+        try:
+            await call()
+        except asyncio.CancelledError:
+            # It may have been cancelled for another reason as well, which then counts.
+            if self._due.get(step) is due or task is None or task.uncancel():
+                raise
+            raise status.timed_out() from None
+        finally:
+            due.discard(task)
+
+    def _end(self, step: int) -> None:
+        for task in self._due.pop(step):
+            if task is not None:
+                task.cancel()
 
 
 @dataclass(slots=True)
@@ -24,6 +59,7 @@ class Limits:
     stopping: asyncio.Event
     reading: int = 0
     writing: int = 0
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
     async def run(
         self, call: Callable[[], Awaitable[None]], info: RequestInfo | None, asked: str
@@ -45,12 +81,7 @@ class Limits:
             raise status.too_many_requests()
         self._count(write, 1)
         try:
-            async with asyncio.timeout(seconds) as limit:
-                await call()
-        except TimeoutError:
-            if limit.expired():
-                raise status.timed_out() from None
-            raise
+            await self.deadlines.run(call, seconds)
         finally:
             self._count(write, -1)
 

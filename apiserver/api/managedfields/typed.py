@@ -158,7 +158,7 @@ def everything(value: Any, schema: Json) -> Json:
             item, below = value[key], None
             if isinstance(item, CONTAINERS):
                 below = everything(item, _field(schema, key) or DEDUCED)
-            fields[fieldpath.named(key)] = {fieldpath.SELF: {}, **below} if below else {}
+            fields[f"f:{key}"] = {fieldpath.SELF: {}, **below} if below else {}
     elif isinstance(value, list) and _granular_list(schema):
         return fieldpath.encode(field_set(value, schema, containers=True))
     return fields

@@ -28,8 +28,8 @@ from apiserver.http.middleware import Envelope, failed
 from apiserver.http.request_info import by_version
 from apiserver.http.resources import Resources
 from apiserver.lifecycle import Lifecycle
+from apiserver.registry import history
 from apiserver.registry.gate import NamespaceGate
-from apiserver.registry.history import compact
 from apiserver.registry.measured import Measured
 from apiserver.registry.namespaces import NamespaceController
 from apiserver.registry.reader import Reader
@@ -84,7 +84,7 @@ def create_app(
             asyncio.create_task(controller.run(), name="namespace controller"),
         ]
         if tuning.compaction:
-            work = compact(store, retention=tuning.retention, interval=tuning.compaction)
+            work = history.compact(store, retention=tuning.retention, interval=tuning.compaction)
             tasks.append(asyncio.create_task(work, name="compaction"))
         for task in tasks:
             task.add_done_callback(_stop_if_failed)
@@ -100,7 +100,7 @@ def create_app(
         return True
 
     async def storage_answers() -> bool:
-        return await store.revision() > 0
+        return (await store.get(history.KEY))[1] > 0
 
     async def synced() -> bool:
         return cacher.ready

@@ -109,6 +109,11 @@ class Event(NamedTuple):
     value: bytes | None
     previous: bytes | None
 
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return len(self.value or b"") + len(self.previous or b"")
+
 
 class Batch(NamedTuple):
     """Events in the order of their revisions; every event up to `revision` has now been given.

@@ -5,6 +5,7 @@ out a custom resource's, so that both can use one cluster, one after the other.
 """
 
 import asyncio
+import contextlib
 import random
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -23,6 +24,7 @@ from storage.contract import (
     KeyExists,
     Page,
     Record,
+    Unavailable,
 )
 from storage.etcd_client import EtcdClient
 from storage.etcd_stream import Ended, EtcdStream
@@ -34,6 +36,8 @@ RANGE = 10.0  # seconds for a page of keys
 WRITE = 8.0  # seconds; etcd gives up after 7
 PAGE = 5_000  # keys a range brings at once
 OWN = 1_000  # events of this process that are kept for its watches
+OWN_BYTES = 8 << 20  # of their values
+HIGHEST = (1 << 63) - 1
 RETRY = (0.05, 1.0)  # seconds before a broken watch is opened again: first and longest
 
 
@@ -57,9 +61,9 @@ class EtcdStore:
         self._prefix = f"/{path}" if (path := prefix.strip("/")) else ""
         self._rand = rand or random.Random()
         self._streams: set[EtcdStream] = set()
-        self._own: OrderedDict[int, Event] = (
-            OrderedDict()
-        )  # what this process has committed of late
+        # What was committed here of late, by revision.
+        self._own: OrderedDict[int, Event] = OrderedDict()
+        self._own_bytes = 0
         self._opened = 0
         self._newest = Joined(self._read_newest, name="etcd revision")
 
@@ -74,6 +78,8 @@ class EtcdStore:
     async def list(
         self, prefix: str, *, after: str = "", limit: int = 0, revision: int = 0
     ) -> Page:
+        if revision > HIGHEST:
+            raise FutureRevision(await self.revision())
         low, end = self._key(prefix), _prefix_end(self._key(prefix))
         if after:
             low = max(low, self._key(after) + b"\0")
@@ -105,38 +111,38 @@ class EtcdStore:
         reached, delay = after, RETRY[0]
         while True:
             at = self._client.at
-            trusted = tells_progress(await self._client.version(at, seconds=POINT))
-            progression = Progression(
-                reached,
-                prefix=prefix,
-                own=self._own,
-                decode=self._event,
-                progress_trusted=trusted,
-            )
-            marker = _marker(self._key(prefix))
-            stream = self._client.watch(at, marker=marker, trusted=trusted)
-            self._streams.add(stream)
-            self._opened += 1
-            try:
-                await stream.write(self._watch_request(prefix, reached))
-                while True:
-                    response = await stream.next()
-                    if response is not None and response.canceled:
-                        if response.compact_revision:
-                            raise Compacted(response.compact_revision)
-                        break
-                    delay = RETRY[0]
-                    if (batch := progression.take(response)) is not None:
-                        reached = batch.revision
+            with contextlib.suppress(Ended, Unavailable):
+                async with contextlib.aclosing(self._watch_at(at, prefix, reached)) as batches:
+                    async for batch in batches:
+                        reached, delay = batch.revision, RETRY[0]
                         yield batch
-            except Ended:
-                pass
-            finally:
-                self._streams.discard(stream)
-                await stream.close()
             self._client.leave(at)
             await asyncio.sleep(delay * (0.5 + self._rand.random()))
             delay = min(delay * 2, RETRY[1])
+
+    async def _watch_at(self, at: int, prefix: str, after: int) -> AsyncGenerator[Batch, None]:
+        """The batches of one stream, at one member. `Ended` or `Unavailable` where it has none."""
+        trusted = tells_progress(await self._client.version(at, seconds=POINT))
+        progression = Progression(
+            after, prefix=prefix, own=self._own, decode=self._event, progress_trusted=trusted
+        )
+        marker = _marker(self._key(prefix))
+        stream = self._client.watch(at, marker=marker, trusted=trusted)
+        self._streams.add(stream)
+        self._opened += 1
+        try:
+            await stream.write(self._watch_request(prefix, after))
+            while True:
+                response = await stream.next()
+                if response is not None and response.canceled:
+                    if response.compact_revision:
+                        raise Compacted(response.compact_revision)
+                    return
+                if (batch := progression.take(response)) is not None:
+                    yield batch
+        finally:
+            self._streams.discard(stream)
+            await stream.close()
 
     async def tell_progress(self, *, force: bool = False) -> bool:
         streams = tuple(self._streams)
@@ -205,9 +211,10 @@ class EtcdStore:
             kind, previous = EventType.UPDATED, response.response_put.prev_kv.value
         else:
             kind = EventType.CREATED
-        self._own[revision] = Event(kind, key, revision, value, previous)
-        if len(self._own) > OWN:
-            self._own.popitem(last=False)
+        event = self._own[revision] = Event(kind, key, revision, value, previous)
+        self._own_bytes += event.size
+        while len(self._own) > OWN or self._own_bytes > OWN_BYTES:
+            self._own_bytes -= self._own.popitem(last=False)[1].size
         for stream in self._streams:
             stream.nudge()
 

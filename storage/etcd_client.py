@@ -18,6 +18,7 @@ from storage.etcd_stream import EtcdStream
 # A member that no longer hears from a leader refuses at once, before it does anything.
 WITH_LEADER = grpc.aio.Metadata(("hasleader", "true"))
 NO_EFFECT = ("failed to connect to all addresses", "etcdserver: no leader")
+SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 Options = Sequence[tuple[str, int]]
 # Keepalive finds a member that is cut off. etcd allows a ping every 5 s.
 OPTIONS: Options = (
@@ -25,6 +26,7 @@ OPTIONS: Options = (
     ("grpc.keepalive_time_ms", 6_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.min_reconnect_backoff_ms", 3_000),  # so long a connection may take
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
@@ -67,10 +69,12 @@ class EtcdClient:
         await self._send("Compact", request, seconds, read=True, revision=revision)
 
     async def version(self, at: int, *, seconds: float) -> str:
-        """The version of a member; empty where it does not say."""
+        """The version of a member; empty where it does not say. `Unavailable` if it is silent."""
         try:
             status = await self._maintenance[at].Status(self.pb.StatusRequest(), timeout=seconds)
-        except grpc.aio.AioRpcError:
+        except grpc.aio.AioRpcError as error:
+            if error.code() in SILENT:
+                raise Unavailable(f"etcd: {error.details()}") from error
             return ""
         return str(status.version)
 

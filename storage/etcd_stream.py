@@ -4,6 +4,7 @@ What this process itself has committed is such news: it need not be waited for u
 """
 
 import asyncio
+import contextlib
 from collections import deque
 from typing import Any
 
@@ -34,12 +35,12 @@ class EtcdStream:
         self._reader = asyncio.create_task(self._read(), name="etcd watch")
 
     async def write(self, request: Any) -> None:
-        """Send a request. One that is lost in the end of the stream is no loss."""
-        async with self._writing:
-            try:
-                await self._call.write(request)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
+        """Send a request. One that is lost in the end of the stream is no loss.
+
+        A task of its own sends it: grpc.aio ends the call with a writer that is cancelled, and
+        cancels a writer with the call.
+        """
+        await asyncio.wait([asyncio.create_task(self._write(request), name="etcd watch request")])
 
     def nudge(self) -> None:
         """There is other news."""
@@ -47,7 +48,7 @@ class EtcdStream:
 
     async def next(self) -> Any:
         """The next response; None where there is other news. `Ended`."""
-        if not self._responses:
+        if not self._responses and not self._reader.done():
             await self._news.wait()
         self._news.clear()
         if not self._responses:
@@ -61,6 +62,11 @@ class EtcdStream:
         self._call.cancel()
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
+
+    async def _write(self, request: Any) -> None:
+        async with self._writing:
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await self._call.write(request)
 
     async def _read(self) -> None:
         """Keep few responses at hand: etcd is to notice who is slow."""

@@ -8,11 +8,15 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+import structlog
+
 from storage.contract import StorageError, Unavailable
 from storage.sql_writes import Write
 
 GROUP = 256  # writes that share a transaction at the most
 WAITING = 4_096  # writes that may wait; one more is refused
+
+logger = structlog.get_logger()
 
 Commit = Callable[[Sequence[Write]], Awaitable[Sequence[int | StorageError]]]
 
@@ -60,6 +64,9 @@ class Groups:
                 results = await self._commit([write for write, _ in group])
             except StorageError as error:
                 results = [error] * len(group)
+            except Exception as error:
+                logger.exception("group not committed")
+                results = [Unavailable(f"unforeseen: {error!r}")] * len(group)
             self.commits += 1
             self.writes += size
             for (_, outcome), result in zip(group, results, strict=True):

@@ -25,7 +25,8 @@ from storage.contract import NotSent, StorageError, Unavailable
 from storage.sql_store import SqlStore, T, Work
 from storage.sql_writes import Committed, Row
 
-CONNECTIONS = 8
+READERS = 8
+WRITERS = 2
 CONNECT = 5.0  # seconds to reach the server
 TIMEOUT = 10.0  # seconds a statement may take
 START = 30.0  # seconds to wait for a server that starts at the same time
@@ -73,15 +74,16 @@ class PostgresDatabase:
     name = "postgresql"
     shared = True
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._own: deque[int] = deque(maxlen=2 * CONNECTIONS)  # backends that wrote for us
-        self._single = engine.execution_options(isolation_level="AUTOCOMMIT")
-        # A statement sees what was committed before it, and so what the lock waited for.
-        self._writer = engine.execution_options(isolation_level="READ COMMITTED")
-        self._snapshot = engine.execution_options(
+    def __init__(self, readers: AsyncEngine, writers: AsyncEngine, *, cut: float | None) -> None:
+        self._engines = (readers, writers)
+        self._cut = cut
+        self._own: deque[int] = deque(maxlen=4 * WRITERS)  # backends that wrote for us
+        self._single = readers.execution_options(isolation_level="AUTOCOMMIT")
+        self._snapshot = readers.execution_options(
             isolation_level="REPEATABLE READ", postgresql_readonly=True
         )
+        # A statement sees what was committed before it, and so what the lock waited for.
+        self._writer = writers.execution_options(isolation_level="READ COMMITTED")
         self._listener: asyncio.Task[None] | None = None
 
     async def glance(self, work: Work[T]) -> T:
@@ -102,8 +104,9 @@ class PostgresDatabase:
                 driver: Any = (await connection.get_raw_connection()).driver_connection
                 if (backend := driver.get_server_pid()) not in self._own:
                     self._own.append(backend)
-                result = await connection.run_sync(work)
-            with _translated(Unavailable):
+                with self._cutting(driver):
+                    result = await connection.run_sync(work)
+            with _translated(Unavailable), self._cutting(driver):
                 await connection.commit()
             return result
         finally:
@@ -134,7 +137,22 @@ class PostgresDatabase:
         if self._listener is not None:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
-        await self._engine.dispose()
+        for engine in self._engines:
+            await engine.dispose()
+
+    @contextlib.contextmanager
+    def _cutting(self, driver: Any) -> Iterator[None]:
+        """Cut the connection when a step of a write takes too long.
+
+        Never cancel it: a commit that waits for its standby would be done without.
+        """
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._cut, driver.terminate) if self._cut else None
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def _hear(self, store: SqlStore, _: object, backend: int, *__: object) -> None:
         if backend not in self._own:
@@ -151,8 +169,13 @@ class PostgresDatabase:
                         while True:
                             await asyncio.sleep(CHECK)
                             await connection.execute(text("SELECT 1"))
-            except Unavailable as error:
-                logger.warning("cannot listen to postgresql; trying again", error=str(error))
+            except Exception as error:
+                unforeseen = None if isinstance(error, Unavailable) else error
+                logger.warning(
+                    "cannot listen to postgresql; trying again",
+                    error=str(error),
+                    exc_info=unforeseen,
+                )
                 await asyncio.sleep(RETRY)
 
 
@@ -162,8 +185,8 @@ async def open_postgresql(url: str) -> SqlStore:
     `StorageError` where the server is not there within half a minute, or refuses.
     """
     try:
-        async with asyncio.timeout(START):
-            newest = await _started(url)
+        async with asyncio.timeout(START) as waiting:
+            newest = await _started(url, waiting)
     except TimeoutError:
         shown = make_url(url).render_as_string()
         raise StorageError(f"{shown} does not answer; see the warnings above") from None
@@ -179,31 +202,38 @@ def open_database(url: str, *, patient: bool = False) -> PostgresDatabase:
     A `patient` one lets a statement take whatever time it needs.
     """
     session = {**SESSION, "statement_timeout": "0"} if patient else SESSION
-    try:
-        engine = create_async_engine(
+    limit = None if patient else TIMEOUT
+
+    def engine(size: int, limit: float | None) -> AsyncEngine:
+        arguments = {"timeout": CONNECT, "command_timeout": limit, "server_settings": session}
+        return create_async_engine(
             make_url(url).set(drivername="postgresql+asyncpg"),
-            pool_size=CONNECTIONS + 1,
+            pool_size=size,
             max_overflow=0,
             pool_timeout=TIMEOUT,
-            connect_args={
-                "timeout": CONNECT,
-                "command_timeout": None if patient else TIMEOUT,
-                "server_settings": session,
-            },
+            connect_args=arguments,
         )
+
+    try:
+        readers, writers = engine(READERS + 1, limit), engine(WRITERS, None)
     except ArgumentError as error:
         raise StorageError(f"cannot read --database-url: {error}") from error
-    return PostgresDatabase(engine)
+    return PostgresDatabase(readers, writers, cut=limit)
 
 
-async def _started(url: str) -> int:
-    """The newest revision, once the tables are as they should be."""
+async def _started(url: str, waiting: asyncio.Timeout) -> int:
+    """The newest revision, once the tables are as they should be; that may take its time."""
     database = open_database(url, patient=True)
+    deadline = waiting.when()
     try:
         while True:
             try:
-                await database.migrating(sql_schema.bring_up)
                 await database.glance(_check_durability)
+                waiting.reschedule(None)
+                try:
+                    await database.migrating(sql_schema.bring_up)
+                finally:
+                    waiting.reschedule(deadline)
                 return await database.glance(sql_reads.newest)
             except Unavailable as error:
                 logger.warning("postgresql not reachable; trying again", error=str(error))

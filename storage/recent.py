@@ -7,6 +7,7 @@ read from here, and from the database only while they are further behind.
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
+from itertools import islice
 
 from storage.contract import Event
 
@@ -29,7 +30,7 @@ class Recent:
         for event in events:
             if event.revision > self.end:
                 self._events.append(event)
-                self._bytes += _size(event)
+                self._bytes += event.size
         self.end = max(self.end, complete)
         while len(self._events) > self._capacity or self._bytes > self._limit:
             self._drop()
@@ -51,14 +52,10 @@ class Recent:
         if revision >= self.end:
             return [], self.end
         start = bisect_right(self._events, revision, key=lambda event: event.revision)
-        found = [self._events[at] for at in range(start, min(start + count, len(self._events)))]
+        found = list(islice(self._events, start, start + count))
         return found, found[-1].revision if len(found) == count else self.end
 
     def _drop(self) -> None:
         gone = self._events.popleft()
-        self._bytes -= _size(gone)
+        self._bytes -= gone.size
         self.floor = gone.revision
-
-
-def _size(event: Event) -> int:
-    return len(event.value or b"") + len(event.previous or b"")

@@ -26,17 +26,14 @@ def unsent(attempt: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
 
 
 async def _again(attempt: Callable[[], Awaitable[T]], on: type[Unavailable]) -> T:
-    try:
-        return await attempt()
-    except on:
-        pass
     loop = asyncio.get_running_loop()
-    deadline, delay = loop.time() + FOR, FIRST
+    deadline, delay = 0.0, FIRST
     while True:
-        await asyncio.sleep(delay)
-        delay = min(delay * 2, LONGEST)
         try:
             return await attempt()
         except on:
+            deadline = deadline or loop.time() + FOR
             if loop.time() + delay > deadline:
                 raise
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, LONGEST)

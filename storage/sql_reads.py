@@ -130,9 +130,9 @@ def _changed_since(at: int) -> Select[Any]:
 def _inside(key: Any, prefix: str, after: str) -> list[ColumnElement[bool]]:
     """The keys that start with a prefix and sort after another key."""
     low = prefix.encode()
-    inside = [key > after.encode()] if after.encode() >= low and after else [key >= low]
+    begin = key > after.encode() if after >= prefix and after else key >= low
     # Behind the prefix are only valid UTF-8 bytes, which are below 0xff.
-    return [*inside, key < low + b"\xff"]
+    return [begin, key < low + b"\xff"]
 
 
 _NEWEST = select(state.c.revision)

@@ -77,6 +77,7 @@ class SqlStore:
         self._moved = Wakeup()
         self._news = asyncio.Event()
         self._shown = revision  # the newest that a caller has seen anything of
+        self._lives = 1  # how many logs there have been here: one that went back is another
         self._closed = False
         self._newest = Joined(self._read_newest, name=f"{self.name} revision")
         self._groups = Groups(self._commit, name=f"{self.name} writes")
@@ -112,8 +113,10 @@ class SqlStore:
         return await self._write(Write(key, None, expected))
 
     async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
-        reached, first = after, True
+        reached, first, life = after, True, self._lives
         while not self._closed:
+            if life != self._lives:
+                raise Compacted(self._recent.end)
             current = reached >= self._recent.floor
             if current:
                 newest, complete = self._recent.after(reached, BATCH)
@@ -185,8 +188,11 @@ class SqlStore:
             self._news.clear()
             try:
                 await self._catch_up()
-            except StorageError as error:
-                logger.warning("log not readable; trying again", error=str(error))
+            except Exception as error:
+                unforeseen = None if isinstance(error, StorageError) else error
+                logger.warning(
+                    "log not readable; trying again", error=str(error), exc_info=unforeseen
+                )
                 await asyncio.sleep(RETRY)
                 self._news.set()
 
@@ -197,6 +203,12 @@ class SqlStore:
                 found, complete = await self._stored("", before)
             except Compacted:
                 self._recent.restart(await self._read_newest())
+                self._moved.wake()
+                continue
+            if complete < before:
+                logger.error("the log has gone back; all begin anew", known=before, now=complete)
+                self._lives += 1
+                self._recent.restart(complete)
                 self._moved.wake()
                 continue
             self._take_in(found, complete)

@@ -136,6 +136,7 @@ async def open_sqlite(path: Path) -> SqlStore:
 
 def open_database(path: Path) -> SqliteDatabase:
     """The file, for this process alone, with whatever tables it has."""
+    path = path.resolve()  # under whatever name it is known
     lock = hold(path)
     engine = create_engine(
         URL.create("sqlite", database=str(path)), pool_size=READERS + 1, max_overflow=0

@@ -5,8 +5,10 @@ gets a revision above all that were ever given, and history begins anew: clients
 """
 
 import contextlib
+import itertools
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,25 +40,40 @@ def backup(source: Path, copy: Path) -> int:
 def restore(copy: Path, target: Path) -> int:
     """Put a copy in the place of a store that no server uses; its new revision.
 
-    What stood there is kept as `*.replaced`. `StorageError` where the store is in use, or the copy
-    is none or of a newer release.
+    What stood there is kept as `*.replaced`, and its owner and mode with the file. `StorageError`
+    where the store is in use, or the copy is none or of a newer release.
     """
     if not copy.is_file():
         raise StorageError(f"{copy} does not exist")
+    target = target.resolve()
     lock = sqlite.hold(target)
     try:
-        known = _settled(target) if target.exists() else 0
+        found = target.exists()
+        model = target.stat() if found else target.parent.stat()
+        if os.geteuid() == 0:
+            os.fchown(lock, model.st_uid, model.st_gid)
+        known = _settled(target) if found else 0
         with _beside(target) as partial:
             _copy(copy, partial)
             revision = _begin_anew(partial, known)
-            if target.exists():
-                replaced = target.with_name(f"{target.name}.replaced")
-                replaced.unlink(missing_ok=True)
-                os.link(target, replaced)
+            if os.geteuid() == 0:
+                os.chown(partial, model.st_uid, model.st_gid)
+            if found:
+                partial.chmod(stat.S_IMODE(model.st_mode))
+                _keep(target)
             _publish(partial, target)
         return revision
     finally:
         os.close(lock)
+
+
+def _keep(path: Path) -> None:
+    """Give a file a second name, which none has yet."""
+    for number in itertools.count(1):
+        more = f"-{number}" if number > 1 else ""
+        with contextlib.suppress(FileExistsError):
+            os.link(path, path.with_name(f"{path.name}.replaced{more}"))
+            return
 
 
 def _copy(source: Path, to: Path) -> None:
@@ -105,12 +122,20 @@ ANEW = (
 
 
 def _settled(path: Path) -> int:
-    """The newest revision of a store that nobody uses, whose file then is all there is of it."""
+    """The newest revision of a store that nobody uses, whose file then is all there is of it.
+
+    It has no `-wal` any more, which would not fit what takes its place.
+    """
     try:
         with _opened(path) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            # This is refused while anybody else has the file open.
+            connection.execute("PRAGMA journal_mode=DELETE")
         return _newest(path)
     except (sqlite3.Error, StorageError) as error:
+        if getattr(error, "sqlite_errorname", "") in ("SQLITE_BUSY", "SQLITE_LOCKED"):
+            raise StorageError(
+                f"{path} is open in another program, such as a backup or sqlite3; end that first"
+            ) from error
         raise StorageError(
             f"cannot tell which revisions {path} has given: {error}; move it away to restore"
             " without it"

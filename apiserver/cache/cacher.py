@@ -18,6 +18,7 @@ from apiserver.cache.object import Change
 from apiserver.cache.objects import Objects
 from apiserver.cache.ring import Expired, Ring
 from storage import Batch, Compacted, Store, Unavailable
+from storage.wakeup import Wakeup
 
 CAPACITY = 10_000  # events a resource keeps: minutes of churn in a busy cluster
 LIMIT = 64 << 20  # bytes a resource's events may hold
@@ -54,7 +55,7 @@ class Cacher:
         self._capacity = capacity
         self._limit = limit
         self._objects: dict[str, Objects] = {}
-        self._waiting: list[Callable[[], None]] = []
+        self._moved = Wakeup()
         self._ready = asyncio.Event()
         self._asked = 0.0
         self._told = True  # whether the store can tell how far its watch is complete
@@ -118,7 +119,7 @@ class Cacher:
             until = deadline if self._told else min(deadline, self._asked + UNTOLD)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(min(until, self._asked + ASK)):
-                    await self.moved()
+                    await self._moved.wait()
             if loop.time() >= until and self.revision < revision:
                 self._missed = self.revision
                 return False
@@ -126,13 +127,7 @@ class Cacher:
 
     async def moved(self) -> None:
         """Return when the cache moves next. Look at its state first, and await nothing between."""
-        moved = asyncio.Event()
-        self.on_move(moved.set)
-        await moved.wait()
-
-    def on_move(self, call: Callable[[], None]) -> None:
-        """Call something when the cache moves next, once. It must not raise."""
-        self._waiting.append(call)
+        await self._moved.wait()
 
     async def history(
         self, objects: Objects, after: int
@@ -192,7 +187,7 @@ class Cacher:
         for objects in gone.values():
             objects.stale = True
             objects.wake()
-        self._wake()
+        self._moved.wake()
 
     def _follow(self) -> AsyncGenerator[Batch, None]:
         return self._store.watch(self._root, after=self.revision)
@@ -216,12 +211,7 @@ class Cacher:
                 objects.revision = batch.revision
         for objects in changed.values():
             objects.wake()
-        self._wake()
-
-    def _wake(self) -> None:
-        woken, self._waiting = self._waiting, []
-        for call in woken:
-            call()
+        self._moved.wake()
 
     async def _ask(self, *, force: bool = False) -> None:
         self._asked = asyncio.get_running_loop().time()

@@ -32,7 +32,7 @@ class Objects:
         self.audiences: dict[str, Any] = {}
         self._blocks = Blocks()
         self._index = Index()
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: dict[Callable[[], None], None] = {}
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -89,11 +89,15 @@ class Objects:
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Call something when there are new events, or the state is stale; once."""
-        self._waiting.append(call)
+        self._waiting[call] = None
+
+    def forget(self, call: Callable[[], None]) -> None:
+        """Do not call it any more."""
+        self._waiting.pop(call, None)
 
     def wake(self) -> None:
         """There are new events, or the state is stale."""
-        woken, self._waiting = self._waiting, []
+        woken, self._waiting = self._waiting, {}
         for call in woken:
             call()
 

@@ -41,7 +41,6 @@ class Audience:
         self.position = 0
         self._shared_as = shared_as
         self._members: dict[Tail, None] = {}
-        self._called = False  # whether the objects will call when they change
 
     def join(self, tail: "Tail") -> None:
         """Take in a client that stands at the ring's end, which is where all members stand."""
@@ -49,7 +48,7 @@ class Audience:
         self._members[tail] = None
         if self._shared_as:
             self.objects.audiences[self._shared_as] = self
-        self._await_change()
+        self.objects.on_change(self._changed)
 
     def leave(self, tail: "Tail") -> None:
         self._members.pop(tail, None)
@@ -57,16 +56,13 @@ class Audience:
 
     def _forget_if_empty(self) -> None:
         # What clients name, such as a namespace, must not stay when they are gone.
-        if not self._members and self.objects.audiences.get(self._shared_as) is self:
+        if self._members:
+            return
+        self.objects.forget(self._changed)
+        if self.objects.audiences.get(self._shared_as) is self:
             del self.objects.audiences[self._shared_as]
 
-    def _await_change(self) -> None:
-        if not self._called:
-            self._called = True
-            self.objects.on_change(self._changed)
-
     def _changed(self) -> None:
-        self._called = False
         if self.objects.stale:
             for tail in tuple(self._members):
                 self._let_go(tail, failure=Overrun())
@@ -81,7 +77,7 @@ class Audience:
             if found.lines:
                 self._send(found)
         if self._members:
-            self._await_change()
+            self.objects.on_change(self._changed)
 
     def _send(self, found: Lines) -> None:
         for line in found.lines:
@@ -182,6 +178,7 @@ class Tail:
         try:
             await asyncio.wait((sending, lost), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._audience.objects.forget(look)
             lost.cancel()
             if not sending.done():
                 sending.cancel()

@@ -2,7 +2,8 @@
 
 Every server runs it as a task; several do the same work twice at the worst. A namespace that is
 deleted is first marked as terminating, then emptied, then removed; one that an earlier run left
-half way is finished at the next start.
+half way is finished at the next start. Nothing can be created in it once it is marked, so what is
+younger belongs to another namespace of that name, which a server that is late must leave alone.
 """
 
 import asyncio
@@ -14,8 +15,9 @@ import structlog
 import storage
 from apiserver.api import builtin, status
 from apiserver.cache.cacher import Cacher
+from apiserver.cache.object import Object
 from apiserver.registry.strategies import KEPT_NAMESPACES
-from apiserver.registry.strategy import Strategy
+from apiserver.registry.strategy import Json, Strategy
 from apiserver.registry.writer import Where, Writer
 
 RETRY = 2.0  # seconds until a namespace that could not be emptied is tried again
@@ -45,37 +47,49 @@ class NamespaceController:
             changed = asyncio.Event()
             namespaces = self._cacher.objects(builtin.NAMESPACES)
             namespaces.on_change(changed.set)
-            terminating = [
-                item.key.removeprefix(builtin.NAMESPACES.prefix)
-                for item in namespaces.under(builtin.NAMESPACES.prefix)
-                if item.terminating
-            ]
-            left = [name for name in terminating if not await self._finish(name)]
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RETRY if left else None):
-                    await changed.wait()
+            found = namespaces.under(builtin.NAMESPACES.prefix)
+            left = [item for item in found if item.terminating and not await self._finish(item)]
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY if left else None):
+                        await changed.wait()
+            finally:
+                namespaces.forget(changed.set)
 
     async def _create_kept(self) -> None:
-        for name in sorted(KEPT_NAMESPACES):
-            with contextlib.suppress(status.StatusError):
-                await self._writer.create(
-                    Where(self._strategy, "", name), {"metadata": {"name": name}}
-                )
+        """See that the namespaces which always are, are there."""
+        left = sorted(KEPT_NAMESPACES)
+        while left:
+            where = Where(self._strategy, "", left[-1])
+            try:
+                with contextlib.suppress(status.StatusError):
+                    await self._writer.create(where, {"metadata": {"name": where.name}})
+                left.pop()
+            except storage.StorageError as error:
+                log.warning("namespace not created yet", namespace=where.name, error=str(error))
+                await asyncio.sleep(RETRY)
 
-    async def _finish(self, name: str) -> bool:
-        """Empty and remove a namespace; whether it is gone."""
+    async def _finish(self, item: Object) -> bool:
+        """Empty and remove a namespace that is terminating; whether it is gone."""
+        _, name = item.identity
+        uid = item.parse()["metadata"].get("uid")
+        where = Where(self._strategy, "", name)
+
+        def let_go(namespace: Json) -> Json:
+            if namespace["metadata"].get("uid") != uid:
+                raise status.not_found(builtin.NAMESPACES, name)
+            namespace["spec"] = {"finalizers": []}
+            return namespace
+
         try:
             for strategy in self._contents:
-                if not await self._writer.clear(Where(strategy, name)):
+                if not await self._writer.clear(Where(strategy, name), until=item.revision):
                     return False
-            await self._writer.update(Where(self._strategy, "", name), _let_go)
+            await self._writer.update(where, let_go)
         except (status.StatusError, storage.StorageError) as error:
+            if isinstance(error, status.StatusError) and error.code == 404:
+                return True  # another server was faster
             log.warning("namespace not removed yet", namespace=name, error=str(error))
             return False
         log.info("namespace removed", namespace=name)
         return True
-
-
-def _let_go(namespace: dict[str, object]) -> dict[str, object]:
-    namespace["spec"] = {"finalizers": []}
-    return namespace

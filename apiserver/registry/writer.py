@@ -244,12 +244,18 @@ class Writer:
         *,
         preconditions: Preconditions | None = None,
         finalizers: tuple[str, ...] = (),
+        until: int | None = None,
         dry_run: bool = False,
     ) -> Written:
-        """Delete the object, or mark it as terminating where something holds it."""
+        """Delete the object, or mark it as terminating where something holds it.
+
+        One that was created after the revision `until` is not meant: 404.
+        """
         strategy, resource = where.strategy, where.strategy.resource
         while True:
             record, old = await self._read(where)
+            if until is not None and record.created > until:
+                raise status.not_found(resource, where.name)
             meta = old["metadata"]
             if preconditions is not None:
                 _check(where, preconditions, meta, record.revision)
@@ -279,18 +285,23 @@ class Writer:
                 continue
             return Written(encoding.with_revision(value, revision))
 
-    async def clear(self, where: Where) -> bool:
-        """Delete the whole collection; whether nothing had to stay for its finalizers."""
+    async def clear(self, where: Where, *, until: int) -> bool:
+        """Delete all of a collection that was created up to a revision.
+
+        Whether nothing had to stay for its finalizers.
+        """
         after, clear = "", True
         while True:
             page = await self._store.list(where.prefix, after=after, limit=PAGE)
             for record in page.records:
                 after = record.key
+                if record.created > until:
+                    continue
                 name = record.key.rpartition("/")[2]
                 namespace = record.key.removeprefix(where.strategy.resource.prefix).partition("/")
                 item = Where(where.strategy, namespace[0] if namespace[1] else "", name)
                 try:
-                    clear &= (await self.delete(item)).deleted
+                    clear &= (await self.delete(item, until=until)).deleted
                 except status.StatusError as error:
                     if error.code != 404:
                         raise

@@ -104,6 +104,24 @@ def test_labels_that_are_no_text_are_not_selected_by() -> None:
     put(state, 3, "ns/p", None)
 
 
+def test_who_has_gone_is_not_called() -> None:
+    state = objects()
+    called: list[str] = []
+
+    def one() -> None:
+        called.append("one")
+
+    def two() -> None:
+        called.append("two")
+
+    for call in (one, two, one):
+        state.on_change(call)
+    state.forget(two)
+    state.wake()
+    state.wake()
+    assert called == ["one"]
+
+
 def test_what_was_before_is_told_as_it_was_seen() -> None:
     state = objects()
     old, new = value({"a": "1"}), value({"a": "2"})

@@ -1,6 +1,8 @@
 """Copies of a SQLite store, and what comes back from them."""
 
 import asyncio
+import contextlib
+import os
 import re
 import sqlite3
 import subprocess
@@ -140,6 +142,59 @@ async def test_what_cannot_be_copied_or_restored_is_refused(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix != ".lock") == [
         "copy", "foreign", "log", "text",
     ]  # fmt: skip
+
+
+async def test_a_store_that_another_program_has_open_is_not_replaced(tmp_path: Path) -> None:
+    """Its `-wal` would be taken for that of the file in its place."""
+    store = await connect(database_url=at(tmp_path / "log"))
+    await fill(store)
+    sqlite_backup.backup(tmp_path / "log", tmp_path / "copy")
+    with contextlib.closing(sqlite3.connect(tmp_path / "log")) as other:
+        reading = other.execute("SELECT key FROM log")
+        assert reading.fetchone() is not None
+        await store.create("/p/later", b"later")
+        before = await state(store)
+        await store.close()
+        with pytest.raises(StorageError, match="is open in another program"):
+            sqlite_backup.restore(tmp_path / "copy", tmp_path / "log")
+    store = await connect(database_url=at(tmp_path / "log"))
+    assert await state(store) == before
+    await store.close()
+
+
+async def test_every_file_that_is_replaced_is_kept(tmp_path: Path) -> None:
+    store = await connect(database_url=at(tmp_path / "log"))
+    await store.create("/p/first", b"1")
+    sqlite_backup.backup(tmp_path / "log", tmp_path / "copy")
+    await store.create("/p/second", b"2")
+    await store.close()
+    (tmp_path / "log").chmod(0o640)
+    os.chown(tmp_path / "log", 12, 34)
+    for _ in range(2):
+        sqlite_backup.restore(tmp_path / "copy", tmp_path / "log")
+    now = (tmp_path / "log").stat()
+    assert (now.st_uid, now.st_gid, now.st_mode & 0o777) == (12, 34, 0o640)
+    assert (tmp_path / "log.lock").stat().st_uid == 12
+    for name, keys in (("replaced", ["first", "second"]), ("replaced-2", ["first"])):
+        store = await connect(database_url=at(tmp_path / f"log.{name}"))
+        assert [key for key, _ in await state(store)] == [f"/p/{key}" for key in keys]
+        await store.close()
+
+
+async def test_a_link_is_the_store_that_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "log")
+    store = await connect(database_url=at(tmp_path / "log"))
+    sqlite_backup.backup(tmp_path / "link", tmp_path / "copy")
+    with pytest.raises(StorageError, match="in use by another process"):
+        await connect(database_url=at(tmp_path / "link"))
+    with pytest.raises(StorageError, match="in use by another process"):
+        sqlite_backup.restore(tmp_path / "copy", tmp_path / "link")
+    await store.close()
+    restored = sqlite_backup.restore(tmp_path / "copy", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    store = await connect(database_url=at(tmp_path / "log"))
+    assert await store.revision() == restored
+    await store.close()
 
 
 def test_an_operator_does_it_from_the_command_line(tmp_path: Path) -> None:

@@ -87,9 +87,12 @@ class Blocks:
         else:
             del self._blocks[at], self._firsts[at]
 
-    def count(self, prefix: str) -> int:
-        """How many `under` gives."""
-        return sum(len(keys) for _, keys in self._spans(prefix))
+    def about(self, prefix: str) -> int:
+        """About how many `under` gives: as many as blocks of the average size have."""
+        if not self._blocks:
+            return 0
+        blocks = bisect_left(self._firsts, _end(prefix)) - self._place(prefix)
+        return blocks * len(self._objects) // len(self._blocks)
 
     def under(self, prefix: str) -> list[Object]:
         """The objects whose keys start with a prefix, which ends with a slash."""
@@ -113,7 +116,7 @@ class Blocks:
 
     def _spans(self, prefix: str) -> Iterator[tuple[_Block | None, list[str]]]:
         """The keys under a prefix by blocks, each with its block where that is all of it."""
-        end = prefix[:-1] + AFTER_SLASH
+        end = _end(prefix)
         for block in self._blocks[self._place(prefix) if self._blocks else 0 :]:
             first, last = bisect_left(block.keys, prefix), bisect_left(block.keys, end)
             if last == len(block.keys) and not first:
@@ -131,6 +134,11 @@ class Blocks:
         if block.joined is not None:
             self._kept -= len(block.joined)
             block.joined = None
+
+
+def _end(prefix: str) -> str:
+    """The first key after all that start with a prefix."""
+    return prefix[:-1] + AFTER_SLASH
 
 
 def _joined(items: Sequence[Object]) -> bytes:

@@ -73,7 +73,7 @@ class Objects:
         if counted:
             count, name, values = min(counted, key=lambda option: option[0])
             # A sort and a look-up for each key cost some four times a step along the blocks.
-            if 4 * count < self._blocks.count(view.prefix):
+            if 4 * count < self._blocks.about(view.prefix):
                 keys = self._index.find(name, values)
                 inside = sorted(key for key in keys if key.startswith(view.prefix))
                 return [self._blocks[key] for key in inside]

@@ -35,7 +35,8 @@ def test_it_is_a_sorted_mapping_whatever_happens(
         prefix = rand.choice(("/a/", "/ab/", "/é/", "/none/", "/"))
         keys = sorted((k for k in model if k.startswith(prefix)), key=str.encode)
         assert [each.key for each in found.under(prefix)] == keys
-        assert found.count(prefix) == len(keys)
+        assert found.about("/") == len(model)
+        assert found.about(prefix) > 0 or not keys
         assert listed(found, prefix) == b"".join(b"," + model[k] for k in keys)
         assert sum(run.size for run in found.runs(prefix)) == len(listed(found, prefix))
         assert len(found) == len(model)

@@ -98,10 +98,11 @@ class PostgresDatabase:
 
     async def writing(self, work: Work[T]) -> T:
         with _translated(NotSent):
-            connection = await self._writer.connect()
+            async with asyncio.timeout(self._cut):
+                connection = await self._writer.connect()
+            driver: Any = (await connection.get_raw_connection()).driver_connection
         try:
             with _translated(NotSent):
-                driver: Any = (await connection.get_raw_connection()).driver_connection
                 if (backend := driver.get_server_pid()) not in self._own:
                     self._own.append(backend)
                 with self._cutting(driver):
@@ -110,7 +111,7 @@ class PostgresDatabase:
                 await connection.commit()
             return result
         finally:
-            with contextlib.suppress(*_FAILURES):
+            with contextlib.suppress(*_FAILURES), self._cutting(driver):
                 await connection.close()
 
     async def migrating(self, work: Work[T]) -> T:
@@ -224,7 +225,7 @@ def open_database(url: str, *, patient: bool = False) -> PostgresDatabase:
 async def _started(url: str, waiting: asyncio.Timeout) -> int:
     """The newest revision, once the tables are as they should be; that may take its time."""
     database = open_database(url, patient=True)
-    deadline = waiting.when()
+    loop = asyncio.get_running_loop()
     try:
         while True:
             try:
@@ -233,7 +234,7 @@ async def _started(url: str, waiting: asyncio.Timeout) -> int:
                 try:
                     await database.migrating(sql_schema.bring_up)
                 finally:
-                    waiting.reschedule(deadline)
+                    waiting.reschedule(loop.time() + START)
                 return await database.glance(sql_reads.newest)
             except Unavailable as error:
                 logger.warning("postgresql not reachable; trying again", error=str(error))

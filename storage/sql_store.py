@@ -166,13 +166,16 @@ class SqlStore:
         return await self._groups.write(write)
 
     async def _commit(self, group: Sequence[Write]) -> Sequence[int | StorageError]:
+        known = self._recent.end
         try:
             work = partial(sql_writes.commit, group=group, append=self._database.append)
             result = await retry.unsent(lambda: self._database.writing(work))
-        except StorageError:
+        except Exception:
             self._news.set()
             raise
         self._show(result.revision)
+        if result.before < known:
+            self._begin_anew(known, result.before)
         if result.before == self._recent.end:
             self._take_in(result.events, result.revision)
         else:
@@ -206,14 +209,18 @@ class SqlStore:
                 self._moved.wake()
                 continue
             if complete < before:
-                logger.error("the log has gone back; all begin anew", known=before, now=complete)
-                self._lives += 1
-                self._recent.restart(complete)
-                self._moved.wake()
+                self._begin_anew(before, complete)
                 continue
             self._take_in(found, complete)
             if len(found) < BATCH:
                 return
+
+    def _begin_anew(self, known: int, now: int) -> None:
+        """The log has gone back: the database has lost what it had acknowledged."""
+        logger.error("the log has gone back; all begin anew", known=known, now=now)
+        self._lives += 1
+        self._recent.restart(now)
+        self._moved.wake()
 
     def _take_in(self, events: Sequence[Event], complete: int) -> None:
         if complete > self._recent.end:

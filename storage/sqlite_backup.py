@@ -50,14 +50,12 @@ def restore(copy: Path, target: Path) -> int:
     try:
         found = target.exists()
         model = target.stat() if found else target.parent.stat()
-        if os.geteuid() == 0:
-            os.fchown(lock, model.st_uid, model.st_gid)
+        _give(lock, model)
         known = _settled(target) if found else 0
         with _beside(target) as partial:
             _copy(copy, partial)
             revision = _begin_anew(partial, known)
-            if os.geteuid() == 0:
-                os.chown(partial, model.st_uid, model.st_gid)
+            _give(partial, model)
             if found:
                 partial.chmod(stat.S_IMODE(model.st_mode))
                 _keep(target)
@@ -65,6 +63,12 @@ def restore(copy: Path, target: Path) -> int:
         return revision
     finally:
         os.close(lock)
+
+
+def _give(file: Path | int, model: os.stat_result) -> None:
+    """To the owner of another, where that is in our power: a server need not be root."""
+    with contextlib.suppress(PermissionError):
+        os.chown(file, model.st_uid, model.st_gid)
 
 
 def _keep(path: Path) -> None:

@@ -79,8 +79,10 @@ async def test_nothing_is_shown_before_its_standby_has_it(
     await store.close()
 
 
-async def test_a_log_that_went_back_is_begun_anew(url: str) -> None:
-    store, other = [await connect(database_url=url) for _ in range(2)]
+@pytest.mark.parametrize("burst", [0, 3], ids=["looking", "writing"])
+async def test_a_log_that_went_back_is_begun_anew(url: str, burst: int) -> None:
+    """Found where the log is looked at, or by who writes before, and passes the old end."""
+    store = await connect(database_url=url)
     first = await store.create("/a", b"1")
     lost = await store.create("/lost", b"2")
     watching = Watching(store, first - 1)
@@ -91,13 +93,29 @@ async def test_a_log_that_went_back_is_begun_anew(url: str) -> None:
         f"DELETE FROM live WHERE revision = {lost}",
         f"UPDATE state SET revision = {first}",
     )
+    await asyncio.gather(*(store.create(f"/early/{n}", b"3") for n in range(burst)))
     async with asyncio.timeout(10):
         with pytest.raises(Compacted):
             await watching.task
     again = Watching(store, first)
-    assert await other.create("/b", b"3") == lost
-    await again.at(lost)
-    assert [event.key for event in again.events] == ["/b"]
+    assert await store.create("/b", b"4") == lost + burst
+    await again.at(lost + burst)
+    assert [event.revision for event in again.events] == [*range(lost, lost + burst + 1)]
+    assert again.events[-1].key == "/b"
     again.task.cancel()
-    for opened in (store, other):
-        await opened.close()
+    await store.close()
+
+
+async def test_another_server_may_take_its_time_to_migrate(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql, "START", 1.0)
+    other = await asyncpg.connect(url.replace("+asyncpg", ""))
+    await other.execute(f"SELECT pg_advisory_lock({postgresql.MIGRATION_LOCK})")
+    opening = asyncio.create_task(connect(database_url=url))
+    await asyncio.sleep(2.5)
+    assert not opening.done()
+    await other.close()
+    store = await opening
+    assert await store.create("/a", b"1") == 2
+    await store.close()

@@ -11,14 +11,14 @@ from tests.faults.run import OPERATIONS, Fault, Ongoing, run, spread
 from tests.storage.etcd_cluster import EtcdCluster, Member, Place
 from tests.storage.postgres_server import PostgresServer
 
-REFUSED = OPERATIONS // 500  # writes that fail before space is made
+REFUSED = max(20, OPERATIONS // 500)  # writes that fail before space is made
 QUOTA = OPERATIONS * 300  # bytes of etcd, which this many operations exceed more than once
 
 
 def reads_go_on(operations: list[Operation]) -> None:
     """While nothing could be written, every read was answered."""
     reads = [op.outcome for op in operations if op.kind not in WRITES]
-    assert len(reads) > 5
+    assert reads
     assert Outcome.UNKNOWN not in reads
 
 

@@ -64,7 +64,7 @@ class Groups:
                 results = await self._commit([write for write, _ in group])
             except StorageError as error:
                 results = [error] * len(group)
-            except Exception as error:
+            except Exception as error:  # whatever it is: writers must hear, and the next be served
                 logger.exception("group not committed")
                 results = [Unavailable(f"unforeseen: {error!r}")] * len(group)
             self.commits += 1

@@ -20,7 +20,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from storage import sql_reads, sql_schema
+from storage import retry, sql_reads, sql_schema
 from storage.contract import NotSent, StorageError, Unavailable
 from storage.sql_store import SqlStore, T, Work
 from storage.sql_writes import Committed, Row
@@ -30,7 +30,6 @@ WRITERS = 2
 CONNECT = 5.0  # seconds to reach the server
 TIMEOUT = 10.0  # seconds a statement may take
 START = 30.0  # seconds to wait for a server that starts at the same time
-RETRY = 0.5  # seconds between attempts to listen
 CHECK = 10.0  # seconds after which a silent connection is asked whether it still lives
 CHANNEL = "netpol_log"
 MIGRATION_LOCK = 0x6E657470  # any number that all our servers agree on
@@ -170,14 +169,8 @@ class PostgresDatabase:
                         while True:
                             await asyncio.sleep(CHECK)
                             await connection.execute(text("SELECT 1"))
-            except Exception as error:
-                unforeseen = None if isinstance(error, Unavailable) else error
-                logger.warning(
-                    "cannot listen to postgresql; trying again",
-                    error=str(error),
-                    exc_info=unforeseen,
-                )
-                await asyncio.sleep(RETRY)
+            except Exception as error:  # noqa: BLE001  or others' commits come late
+                await retry.after(error, "cannot listen to postgresql")
 
 
 async def open_postgresql(url: str) -> SqlStore:
@@ -237,8 +230,7 @@ async def _started(url: str, waiting: asyncio.Timeout) -> int:
                     waiting.reschedule(loop.time() + START)
                 return await database.glance(sql_reads.newest)
             except Unavailable as error:
-                logger.warning("postgresql not reachable; trying again", error=str(error))
-                await asyncio.sleep(RETRY)
+                await retry.after(error, "postgresql not reachable")
     finally:
         await database.close()
 

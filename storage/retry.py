@@ -7,12 +7,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from storage.contract import NotSent, Unavailable
+import structlog
+
+from storage.contract import NotSent, StorageError, Unavailable
 
 FOR = 4.0  # seconds: longer than an election of etcd, shorter than clients wait
 FIRST, LONGEST = 0.02, 0.5  # seconds between attempts
 
+PAUSE = 0.5  # seconds between rounds of what goes on for ever
+
 T = TypeVar("T")
+
+logger = structlog.get_logger()
 
 
 def reading(attempt: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
@@ -23,6 +29,13 @@ def reading(attempt: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
 def unsent(attempt: Callable[[], Awaitable[T]]) -> Coroutine[Any, Any, T]:
     """The same for a write: only `NotSent` is tried again."""
     return _again(attempt, NotSent)
+
+
+async def after(error: Exception, what: str) -> None:
+    """Say what failed, with its trace where nobody foresaw that, and wait for the next attempt."""
+    unforeseen = None if isinstance(error, StorageError) else error
+    logger.warning(f"{what}; trying again", error=str(error), exc_info=unforeseen)
+    await asyncio.sleep(PAUSE)
 
 
 async def _again(attempt: Callable[[], Awaitable[T]], on: type[Unavailable]) -> T:

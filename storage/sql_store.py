@@ -34,7 +34,6 @@ from storage.wakeup import Wakeup
 BATCH = 1_000  # events a watch is given at once
 SWEEP = 1_000  # revisions that a transaction of a compaction looks at; writes go on in between
 POLL = 1.0  # seconds after which the commits of others are looked for, whether announced or not
-RETRY = 0.5  # seconds between attempts to learn what has been committed
 VALUE_LIMIT = 8 << 20  # bytes; far above what the server lets through
 
 logger = structlog.get_logger()
@@ -170,7 +169,7 @@ class SqlStore:
         try:
             work = partial(sql_writes.commit, group=group, append=self._database.append)
             result = await retry.unsent(lambda: self._database.writing(work))
-        except Exception:
+        except Exception:  # whatever it is: the commit may be done
             self._news.set()
             raise
         self._show(result.revision)
@@ -191,12 +190,8 @@ class SqlStore:
             self._news.clear()
             try:
                 await self._catch_up()
-            except Exception as error:
-                unforeseen = None if isinstance(error, StorageError) else error
-                logger.warning(
-                    "log not readable; trying again", error=str(error), exc_info=unforeseen
-                )
-                await asyncio.sleep(RETRY)
+            except Exception as error:  # noqa: BLE001  every watch depends on this task
+                await retry.after(error, "log not readable")
                 self._news.set()
 
     async def _catch_up(self) -> None:

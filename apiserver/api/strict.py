@@ -13,11 +13,11 @@ import orjson
 import yaml
 
 from apiserver.api import schemas, status
+from apiserver.api.schemas import CONTAINERS
 
 DEPTH = 100  # levels of nesting; orjson stops at 1024, Python's stack a little later
 NODES = 1_000_000  # values that a YAML document may hold once its aliases are followed
 SPACE = b" \t\n\r"
-CONTAINERS = (dict, list)
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 

@@ -295,8 +295,6 @@ class Writer:
             page = await self._store.list(where.prefix, after=after, limit=PAGE)
             for record in page.records:
                 after = record.key
-                if record.created > until:
-                    continue
                 name = record.key.rpartition("/")[2]
                 namespace = record.key.removeprefix(where.strategy.resource.prefix).partition("/")
                 item = Where(where.strategy, namespace[0] if namespace[1] else "", name)

@@ -11,14 +11,31 @@ from tests.faults.run import OPERATIONS, Fault, Ongoing, run, spread
 from tests.storage.etcd_cluster import EtcdCluster, Member, Place
 from tests.storage.postgres_server import PostgresServer
 
-REFUSED = max(20, OPERATIONS // 500)  # writes that fail before space is made
+REFUSED = OPERATIONS // 500  # writes that fail before space is made
+FEW = 5  # reads that are too few to tell
 QUOTA = OPERATIONS * 300  # bytes of etcd, which this many operations exceed more than once
+
+
+async def outage(ongoing: Ongoing) -> list[Operation]:
+    """What is asked while writes fail, which is let last until it tells of reads too."""
+    first = len(ongoing.recorder.operations)
+    await ongoing.failed(REFUSED)
+    while not ongoing.workload.over:
+        meanwhile = ongoing.recorder.operations[first:]
+        if len(outcomes_of_reads(meanwhile)) > FEW:
+            break
+        await ongoing.failed(1)
+    return ongoing.recorder.operations[first:]
+
+
+def outcomes_of_reads(operations: list[Operation]) -> list[Outcome]:
+    return [op.outcome for op in operations if op.kind not in WRITES]
 
 
 def reads_go_on(operations: list[Operation]) -> None:
     """While nothing could be written, every read was answered."""
-    reads = [op.outcome for op in operations if op.kind not in WRITES]
-    assert reads
+    reads = outcomes_of_reads(operations)
+    assert len(reads) > FEW
     assert Outcome.UNKNOWN not in reads
 
 
@@ -35,9 +52,7 @@ async def test_sqlite_on_a_full_disk_refuses_writes_and_serves_reads_and_watches
             disk.fill()
             try:
                 await ongoing.failed(1)
-                first = len(ongoing.recorder.operations)
-                await ongoing.failed(REFUSED)
-                meanwhile.extend(ongoing.recorder.operations[first:])
+                meanwhile.extend(await outage(ongoing))
             finally:
                 disk.free()
 
@@ -95,9 +110,7 @@ async def test_etcd_out_of_its_quota_refuses_writes_and_serves_reads_and_watches
                 if not await asyncio.to_thread(out_of_space, member):
                     continue
                 alarms += 1
-                first = len(ongoing.recorder.operations)
-                await ongoing.failed(REFUSED)
-                meanwhile.extend(ongoing.recorder.operations[first:])
+                meanwhile.extend(await outage(ongoing))
                 await asyncio.to_thread(make_room, member)
 
         async with serving(server) as addresses:

@@ -15,7 +15,6 @@ from apiserver.api.managedfields.fieldpath import EMPTY, Path, Set
 
 Json = dict[str, Any]
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
-CONTAINERS = (dict, list)
 DEDUCED: Json = {PRESERVE: True}  # maps by key, lists as one value
 SCALARS: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -130,7 +129,7 @@ def field_set(value: Any, schema: Json, *, containers: bool = False) -> Set:
             element, inner = fieldpath.named(key), _field(schema, key) or DEDUCED
             if containers or _leaf(item, inner) or item in ({}, []) or key not in fields:
                 members.add(element)
-            if not isinstance(item, CONTAINERS):
+            if not isinstance(item, schemas.CONTAINERS):
                 continue
             if below := field_set(item, inner, containers=containers):
                 children[element] = below
@@ -156,9 +155,9 @@ def everything(value: Any, schema: Json) -> Json:
     if isinstance(value, dict) and not _atomic_map(schema):
         for key in sorted(value):
             item, below = value[key], None
-            if isinstance(item, CONTAINERS):
+            if isinstance(item, schemas.CONTAINERS):
                 below = everything(item, _field(schema, key) or DEDUCED)
-            fields[f"f:{key}"] = {fieldpath.SELF: {}, **below} if below else {}
+            fields[fieldpath.named(key)] = {fieldpath.SELF: {}, **below} if below else {}
     elif isinstance(value, list) and _granular_list(schema):
         return fieldpath.encode(field_set(value, schema, containers=True))
     return fields

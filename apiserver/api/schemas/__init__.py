@@ -10,6 +10,7 @@ from typing import Any
 from apiserver.api.schemas import core, extensions, meta, networkpolicy
 
 Schema = dict[str, Any]
+CONTAINERS = (dict, list)  # the values that have others in them; made once for hot paths
 
 DEFINITIONS: dict[str, Schema] = {
     **meta.DEFINITIONS,

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
@@ -17,8 +18,44 @@ DRAIN = 60  # seconds that requests in flight get at shutdown, as upstream
 log = structlog.get_logger()
 
 
+class _Joining:
+    """A transport that sends the head of a response with what follows it, in one system call.
+
+    Where nothing follows at once, as in a watch, the head goes in the next turn of the event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            data, self._head = self._head, b""
+            self._transport.write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 class Protocol(HttpToolsProtocol):
     """Lets the application drop a connection, which ASGI cannot: `scope["abort"]`."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -99,13 +99,27 @@ class EtcdStore:
             low = response.kvs[-1].key + b"\0"
 
     async def create(self, key: str, value: bytes, *, given: Condition | None = None) -> int:
-        return await self._swap(key, 0, value, given)
+        wanted = [(self._key(key), 0)]
+        if given is not None:
+            wanted.append((self._key(given.key), given.revision))
+        while True:
+            response = await self._swap(wanted, value)
+            if response.succeeded:
+                return self._committed(key, response, value)
+            # Each key that is asked for costs, so what stood in the way is only asked for here.
+            if given is not None:
+                needed, _ = await self.get(given.key)
+                if needed is None or needed.revision != given.revision:
+                    raise Conflict(given.key, needed)
+            current, _ = await self.get(key)
+            if current is not None:
+                raise KeyExists(current)
 
     async def update(self, key: str, value: bytes, *, expected: int) -> int:
-        return await self._swap(key, expected, value)
+        return await self._change(key, expected, value)
 
     async def delete(self, key: str, *, expected: int) -> int:
-        return await self._swap(key, expected, None)
+        return await self._change(key, expected, None)
 
     async def watch(self, prefix: str, *, after: int) -> AsyncGenerator[Batch, None]:
         reached, delay = after, RETRY[0]
@@ -173,42 +187,40 @@ class EtcdStore:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _swap(
-        self, key: str, expected: int, value: bytes | None, given: Condition | None = None
-    ) -> int:
-        request, place = self._pb.TxnRequest(), self._key(key)
-        wanted = [(place, expected)]
-        if given is not None:
-            wanted.append((self._key(given.key), given.revision))
-        for name, revision in wanted:
-            request.compare.add(target=_MOD, key=name, mod_revision=revision)
-            request.failure.add().request_range.key = name
+    async def _change(self, key: str, expected: int, value: bytes | None) -> int:
+        response = await self._swap([(self._key(key), expected)], value)
+        if response.succeeded:
+            return self._committed(key, response, value)
+        found = response.responses[0].response_range.kvs
+        raise Conflict(key, self._record(found[0]) if found else None)
+
+    async def _swap(self, wanted: Sequence[tuple[bytes, int]], value: bytes | None) -> Any:
+        """Put a value at the first key, or delete it, if all keys are at their revisions.
+
+        A revision of 0 is that of no key. Where there has to be one, failure tells what there is.
+        """
+        request = self._pb.TxnRequest()
+        for key, revision in wanted:
+            request.compare.add(target=_MOD, key=key, mod_revision=revision)
+        key, expected = wanted[0]
+        if expected:
+            request.failure.add().request_range.key = key
         if value is None:
             deletion = request.success.add().request_delete_range
-            deletion.key, deletion.prev_kv = place, True
+            deletion.key, deletion.prev_kv = key, True
         else:
             put = request.success.add().request_put
-            put.key, put.value, put.prev_kv = place, value, expected > 0
-        response = await retry.unsent(lambda: self._client.write(request, seconds=WRITE))
-        if response.succeeded:
-            revision = int(response.header.revision)
-            self._committed(key, revision, value, response.responses[0])
-            return revision
-        found = [part.response_range.kvs for part in response.responses]
-        current, *others = [self._record(kvs[0]) if kvs else None for kvs in found]
-        if given is not None and (others[0] is None or others[0].revision != given.revision):
-            raise Conflict(given.key, others[0])
-        if not expected and current is not None:
-            raise KeyExists(current)
-        raise Conflict(key, current)
+            put.key, put.value, put.prev_kv = key, value, expected > 0
+        return await retry.unsent(lambda: self._client.write(request, seconds=WRITE))
 
-    def _committed(self, key: str, revision: int, value: bytes | None, response: Any) -> None:
-        """Let the watches tell it without waiting for etcd to."""
+    def _committed(self, key: str, response: Any, value: bytes | None) -> int:
+        """Its revision. The watches may tell it without waiting for etcd to."""
+        revision, done = int(response.header.revision), response.responses[0]
         previous: bytes | None = None
         if value is None:
-            kind, previous = EventType.DELETED, response.response_delete_range.prev_kvs[0].value
-        elif response.response_put.HasField("prev_kv"):
-            kind, previous = EventType.UPDATED, response.response_put.prev_kv.value
+            kind, previous = EventType.DELETED, done.response_delete_range.prev_kvs[0].value
+        elif done.response_put.HasField("prev_kv"):
+            kind, previous = EventType.UPDATED, done.response_put.prev_kv.value
         else:
             kind = EventType.CREATED
         event = self._own[revision] = Event(kind, key, revision, value, previous)
@@ -217,6 +229,7 @@ class EtcdStore:
             self._own_bytes -= self._own.popitem(last=False)[1].size
         for stream in self._streams:
             stream.nudge()
+        return revision
 
     async def _read(self, request: Any, seconds: float) -> Any:
         return await retry.reading(lambda: self._client.read(request, seconds=seconds))

@@ -35,6 +35,12 @@ class Json(Response):
             (b"content-length", length),
         ]
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        body: Send = scope.get("send_body", send)
+        await body({"type": "http.response.body", "body": self.body})
+
 
 class Items(Response):
     """A List in pieces: it is joined run by run while it is sent, never as a whole."""

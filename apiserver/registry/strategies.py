@@ -10,6 +10,7 @@ from typing import Any
 import policy
 from apiserver.api import builtin, status
 from apiserver.api.status import Cause
+from apiserver.registry.plain import is_plain
 from apiserver.registry.strategy import Json, Strategy
 
 DEFINITION = "network-policy.net.alpha.kubernetes.io"
@@ -34,7 +35,7 @@ def _normalise_policy(obj: Json) -> tuple[Json, Sequence[str]]:
 
 
 def _validate_policy(obj: Mapping[str, Any]) -> Sequence[Cause]:
-    return _causes(policy.validate(obj))
+    return () if is_plain(obj.get("spec")) else _causes(policy.validate(obj))
 
 
 def _warn_namespace(obj: Mapping[str, Any]) -> Sequence[str]:

@@ -4,6 +4,7 @@ Reads are tried again whatever failed; writes only where they are known to have 
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -39,14 +40,14 @@ async def after(error: Exception, what: str) -> None:
 
 
 async def _again(attempt: Callable[[], Awaitable[T]], on: type[Unavailable]) -> T:
-    loop = asyncio.get_running_loop()
     deadline, delay = 0.0, FIRST
     while True:
         try:
             return await attempt()
         except on:
-            deadline = deadline or loop.time() + FOR
-            if loop.time() + delay > deadline:
+            now = time.monotonic()
+            deadline = deadline or now + FOR
+            if now + delay > deadline:
                 raise
         await asyncio.sleep(delay)
         delay = min(delay * 2, LONGEST)

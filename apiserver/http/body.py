@@ -1,7 +1,7 @@
 """Read and decode a request body: its size, its type, its duplicates and unknown fields."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -36,13 +36,19 @@ async def read(request: Request) -> bytes:
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def decode(
-    data: bytes, media: str, strategy: Strategy, validation: str
-) -> tuple[dict[str, Any], list[str]]:
-    """The object of a create or update in canonical spelling, and what is to be warned about.
+class Decoded(NamedTuple):
+    """An object in canonical spelling, and what is to be warned about.
 
-    `apiVersion` and `kind` may be absent: the URL supplies them.
+    Where it is `valid`, that needs no further look; where not, it may be as well.
     """
+
+    obj: dict[str, Any]
+    warnings: list[str]
+    valid: bool = False
+
+
+def decode(data: bytes, media: str, strategy: Strategy, validation: str) -> Decoded:
+    """The object of a create or update. `apiVersion` and `kind` may be absent: the URL has them."""
     resource = strategy.resource
     if media == negotiation.PROTOBUF:
         parsed: Any = protobuf.decode(data)
@@ -67,6 +73,8 @@ def decode(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a'
             f' {resource.kind}: no kind "{kind}" is registered here: it must be {resource.kind}'
         )
+    if not doubled and strategy.plain(parsed):
+        return Decoded(parsed, [], valid=True)
     metadata = parsed.setdefault("metadata", {})
     if metadata is None:
         parsed["metadata"] = metadata = {}
@@ -76,7 +84,7 @@ def decode(
             f" {resource.kind}: metadata: must be an object"
         )
     _check_types(metadata, resource)
-    return accept(parsed, doubled, strategy, validation)
+    return Decoded(*accept(parsed, doubled, strategy, validation))
 
 
 def _check_types(metadata: dict[str, Any], resource: Resource) -> None:

@@ -126,6 +126,8 @@ def writing(
     `values` are all values of dryRun; `kind` names the options in the message; `agent` is the
     User-Agent, whose first word is the manager where none is named.
     """
+    if not (query or apply):
+        return WriteOptions(False, "Warn", _of_agent(agent))
     manager, force = query.get("fieldManager", ""), bool(truth(query, "force"))
     causes = []
     if apply and not manager:

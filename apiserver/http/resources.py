@@ -114,10 +114,10 @@ class Resources:
         media = negotiation.body(_field(request, b"content-type"))
         data = await body.read(request)
         asked = self._writing("CreateOptions", request)
-        obj, warnings = body.decode(data, media, self._strategy(info), asked.validation)
+        obj, warnings, valid = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace)
         written = await self._writer.create(
-            self._where(info), obj, manager=asked.manager, dry_run=asked.dry_run
+            self._where(info), obj, manager=asked.manager, valid=valid, dry_run=asked.dry_run
         )
         return self._written(written, warnings, info, output, request)
 
@@ -126,7 +126,7 @@ class Resources:
         media = negotiation.body(_field(request, b"content-type"))
         data = await body.read(request)
         asked = self._writing("UpdateOptions", request)
-        obj, warnings = body.decode(data, media, self._strategy(info), asked.validation)
+        obj, warnings, _ = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace, info.name)
         written = await self._writer.replace(
             self._where(info),

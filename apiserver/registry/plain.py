@@ -1,8 +1,11 @@
 """The policies that need no closer look: canonical spelling, plain label maps, nothing wrong.
 
-Nearly all are such, and one compiled check costs a fraction of the search for each thing that can
-be wrong. It takes fewer than are valid, never more; `policy.validate` looks at the others.
+Nearly all that are sent are such, and one compiled check costs a fraction of the search for each
+thing that can be wrong. It takes fewer than are valid, never more; the search looks at the others.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic_core import CoreSchema, SchemaValidator
 from pydantic_core import core_schema as core
@@ -34,11 +37,31 @@ PORT = _closed(
 )
 RULE = _closed({"from": core.list_schema(PEER), "toPorts": core.list_schema(PORT)})
 RULES = core.union_schema([RULE, core.list_schema(RULE)], mode="left_to_right")
-SPEC = SchemaValidator(
-    _closed({"podSelector": LABELS, "allowIncoming": RULES}), config=core.CoreConfig(strict=True)
+METADATA = core.typed_dict_schema(
+    {
+        "name": core.typed_dict_field(
+            core.str_schema(pattern=rf"^{PART}(\.{PART})*$", max_length=253), required=True
+        ),
+        "namespace": core.typed_dict_field(core.str_schema(min_length=1), required=False),
+        "labels": core.typed_dict_field(LABELS, required=False),
+    },
+    extra_behavior="forbid",
+    strict=True,
+)
+POLICY = SchemaValidator(
+    _closed(
+        {
+            "apiVersion": core.str_schema(),
+            "kind": core.str_schema(),
+            "metadata": METADATA,
+            "spec": _closed({"podSelector": LABELS, "allowIncoming": RULES}),
+        },
+        required=True,
+    ),
+    config=core.CoreConfig(strict=True),
 )
 
 
-def is_plain(spec: object) -> bool:
-    """Whether the spec of a policy, which may be anything, is known to be right."""
-    return SPEC.isinstance_python(spec)
+def is_plain(obj: Mapping[str, Any]) -> bool:
+    """Whether a policy as it was sent, which may hold anything, is known to be right."""
+    return POLICY.isinstance_python(obj)

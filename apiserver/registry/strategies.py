@@ -35,7 +35,7 @@ def _normalise_policy(obj: Json) -> tuple[Json, Sequence[str]]:
 
 
 def _validate_policy(obj: Mapping[str, Any]) -> Sequence[Cause]:
-    return () if is_plain(obj.get("spec")) else _causes(policy.validate(obj))
+    return _causes(policy.validate(obj))
 
 
 def _warn_namespace(obj: Mapping[str, Any]) -> Sequence[str]:
@@ -109,6 +109,7 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy(
         resource=builtin.NETWORKPOLICYS,
         normalise=_normalise_policy,
+        plain=is_plain,
         validate=_validate_policy,
         closed=frozenset({"spec"}),
         generation=True,

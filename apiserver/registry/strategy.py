@@ -25,7 +25,7 @@ def _valid(obj: Mapping[str, Any]) -> Sequence[Cause]:
     return ()
 
 
-def _at_once(obj: Mapping[str, Any]) -> bool:
+def _no(obj: Mapping[str, Any]) -> bool:
     return False
 
 
@@ -38,6 +38,7 @@ class Strategy:
     prepare     fill in what a new object lacks, in place
     validate    every error of an object, one cause a field
     warn        what a client should be told about an object that is accepted
+    plain       whether an object, as it was sent, is known at once to be valid and canonical
     linger      whether a deleted object must stay, terminating, until its owner lets it go
     terminate   mark such an object, in place
     closed      top-level fields in which an unknown key is an error, never dropped
@@ -50,7 +51,8 @@ class Strategy:
     prepare: Callable[[Json], None] = _untouched
     validate: Callable[[Mapping[str, Any]], Sequence[Cause]] = _valid
     warn: Callable[[Mapping[str, Any]], Sequence[str]] = lambda obj: ()
-    linger: Callable[[Mapping[str, Any]], bool] = _at_once
+    plain: Callable[[Mapping[str, Any]], bool] = _no
+    linger: Callable[[Mapping[str, Any]], bool] = _no
     terminate: Callable[[Json], None] = _untouched
     closed: frozenset[str] = frozenset()
     generation: bool = False

@@ -76,11 +76,18 @@ class Writer:
         self._rand = rand
 
     async def create(
-        self, where: Where, obj: Json, *, manager: str | None = None, dry_run: bool = False
+        self,
+        where: Where,
+        obj: Json,
+        *,
+        manager: str | None = None,
+        valid: bool = False,
+        dry_run: bool = False,
     ) -> Written:
         """Store a new object. 404 without its namespace, 409 if the name is taken, 422.
 
-        `manager` becomes the owner of its fields; None leaves its managedFields as they are.
+        `manager` becomes the owner of its fields; None leaves its managedFields as they are. One
+        that is known to be `valid` is not looked at again.
         """
         strategy, resource = where.strategy, where.strategy.resource
         meta = obj["metadata"]
@@ -107,12 +114,8 @@ class Writer:
                 origin = self._origin(where, manager) if manager is not None else None
                 now = metadata.now_text(self._clock())
                 prepare.fill(strategy, where.namespace, obj, origin, now=now)
-                causes = [
-                    *metadata.validate_metadata(meta, namespaced=resource.namespaced),
-                    *strategy.validate(obj),
-                ]
-                if causes:
-                    raise prepare.invalid(strategy, str(meta.get("name") or ""), causes)
+                if not valid:
+                    _check_valid(where, obj)
             name = str(meta["name"])
             try:
                 data, revision = await self._insert(where, name, obj, given, dry_run=dry_run)
@@ -360,6 +363,16 @@ class Writer:
             except storage.Conflict:
                 return None
         return encoding.with_revision(encoding.encode_stored(last), revision)
+
+
+def _check_valid(where: Where, obj: Json) -> None:
+    meta = obj["metadata"]
+    causes = [
+        *metadata.validate_metadata(meta, namespaced=where.strategy.resource.namespaced),
+        *where.strategy.validate(obj),
+    ]
+    if causes:
+        raise prepare.invalid(where.strategy, str(meta.get("name") or ""), causes)
 
 
 def _too_large(error: storage.TooLarge) -> status.StatusError:

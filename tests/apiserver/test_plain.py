@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import policy
 from apiserver.api import builtin, strict
+from apiserver.api.metadata import validate_metadata
 from apiserver.registry.plain import is_plain
 
 TEXTS = ("", "-a", "a\n", "a" * 63, "a" * 64, "X/z", "/z", "x//z", "é", "80")
@@ -60,21 +61,41 @@ USUAL = {
 }
 
 
+metadata = objects(
+    {
+        "name": often(st.sampled_from(("a", "a.b-c", "a", "A", "-a", "a_b", "a\n", "a" * 254, ""))),
+        "labels": labels,
+    },
+    "annotations",
+    "generateName",
+    "namespace",
+    "finalizers",
+    "uid",
+)
+TYPE = {"apiVersion": "net.alpha.kubernetes.io/v1alpha1", "kind": "NetworkPolicy"}
+
+
+def policy_of(spec: Any, **meta: Any) -> dict[str, Any]:
+    return {**TYPE, "metadata": {"name": "a", **meta}, "spec": spec}
+
+
 @settings(max_examples=3000)
-@given(specs)
-@example(USUAL)
-@example({"podSelector": {"x/" + "a" * 64: ""}})
-@example({"podSelector": {"x" * 254 + "/a": ""}})
-def test_is_always_right(spec: Any) -> None:
-    if not is_plain(spec):
+@given(st.fixed_dictionaries({"metadata": metadata, "spec": specs}, optional={"status": junk}))
+@example(policy_of(USUAL))
+@example(policy_of({"podSelector": {"x/" + "a" * 64: ""}}))
+@example(policy_of({"podSelector": {"x" * 254 + "/a": ""}}))
+@example(policy_of({}, labels={"a": "b\n"}))
+def test_is_always_right(found: dict[str, Any]) -> None:
+    obj = {**TYPE, **found}
+    if not is_plain(obj):
         return
-    obj = {"spec": spec}
     assert policy.validate(obj) == []
     assert policy.normalise(obj) == (obj, [])
     assert strict.unknown_fields(obj, builtin.NETWORKPOLICYS.schema) == []
+    assert validate_metadata({**obj["metadata"], "namespace": "a"}, namespaced=True) == []
 
 
 def test_takes_what_people_write() -> None:
-    assert is_plain(USUAL)
-    assert is_plain({})
-    assert is_plain({"allowIncoming": [USUAL["allowIncoming"], {}]})
+    assert is_plain(policy_of(USUAL, labels={"app": "a"}, namespace="default"))
+    assert is_plain(policy_of({}))
+    assert is_plain(policy_of({"allowIncoming": [USUAL["allowIncoming"], {}]}))

@@ -9,8 +9,9 @@ import contextlib
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI, Request
@@ -25,17 +26,21 @@ from apiserver.http import access, discovery, probes, storage_metrics
 from apiserver.http.limits import Limits
 from apiserver.http.metrics import Metrics
 from apiserver.http.middleware import Envelope, failed
+from apiserver.http.probes import Check
 from apiserver.http.request_info import by_version
 from apiserver.http.resources import Resources
 from apiserver.lifecycle import Lifecycle
 from apiserver.registry import history
-from apiserver.registry.gate import NamespaceGate
+from apiserver.registry.gate import Gate, NamespaceGate
 from apiserver.registry.measured import Measured
 from apiserver.registry.namespaces import NamespaceController
 from apiserver.registry.reader import Reader
-from apiserver.registry.strategies import STRATEGIES
+from apiserver.registry.strategies import EXTENSION, STRATEGIES
 from apiserver.registry.writer import Writer
 from storage import Store
+
+if TYPE_CHECKING:  # what it takes to speak with a cluster is not loaded without one
+    from apiserver.extension import Extension
 
 log = structlog.get_logger()
 
@@ -64,28 +69,36 @@ def create_app(
     rand: random.Random,
     tuning: Tuning,
     store_name: str = "storage",
+    extension: "Extension | None" = None,
 ) -> ASGIApp:
-    """The standalone server: FastAPI within an envelope, which knows the way to the hot paths.
+    """FastAPI within an envelope, which knows the way to the hot paths.
 
-    `store_name` is what the probes call the check of the store.
+    Without an `extension` of a cluster it is standalone: it has namespaces of its own, and no
+    users. `store_name` is what the probes call the check of the store.
     """
-    served = [strategy.resource for strategy in STRATEGIES]
+    strategies = STRATEGIES if extension is None else EXTENSION
+    served = [strategy.resource for strategy in strategies]
     store = measured = Measured(store, served)
     cacher = Cacher(store=store, resources=served)
-    gate = NamespaceGate(store=store, cacher=cacher)
+    gate: Gate = NamespaceGate(store=store, cacher=cacher)
+    if extension is not None:
+        gate = extension.gate
     writer = Writer(store=store, gate=gate, clock=clock, rand=rand)
     reader = Reader(store=store, cacher=cacher)
-    controller = NamespaceController(writer=writer, cacher=cacher, strategies=STRATEGIES)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(cacher.run(), name="watch cache"),
-            asyncio.create_task(controller.run(), name="namespace controller"),
-        ]
+        work: dict[str, Coroutine[Any, Any, None]] = {"watch cache": cacher.run()}
+        if extension is None:
+            controller = NamespaceController(writer=writer, cacher=cacher, strategies=strategies)
+            work["namespace controller"] = controller.run()
+        else:
+            work |= extension.tasks()
         if tuning.compaction:
-            work = history.compact(store, retention=tuning.retention, interval=tuning.compaction)
-            tasks.append(asyncio.create_task(work, name="compaction"))
+            work["compaction"] = history.compact(
+                store, retention=tuning.retention, interval=tuning.compaction
+            )
+        tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
         for task in tasks:
             task.add_done_callback(_stop_if_failed)
         try:
@@ -95,6 +108,8 @@ def create_app(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await store.close()
+            if extension is not None:
+                await extension.close()
 
     async def ping() -> bool:
         return True
@@ -113,12 +128,15 @@ def create_app(
         text = f"{count} stored object{'s do' if count > 1 else ' does'} not decode"
         return [f"{text}; their keys are in the log"] if count else []
 
-    live = {"ping": ping, store_name: storage_answers}
+    live: dict[str, Check] = {"ping": ping, store_name: storage_answers}
     ready = {**live, "informer-sync": synced, "shutdown": serving}
+    if extension is not None:
+        ready |= {name: _later(check) for name, check in extension.checks().items()}
     limits = Limits(tuning.reads, tuning.writes, tuning.timeout, lifecycle.stopping)
     metrics = Metrics(limits=limits, sources=[storage_metrics.collector(measured, cacher, reader)])
+    guard = extension.guard if extension is not None else None
     resources = Resources(
-        strategies=STRATEGIES,
+        strategies=strategies,
         reader=reader,
         writer=writer,
         cacher=cacher,
@@ -127,6 +145,7 @@ def create_app(
         clock=clock,
         rand=rand,
         min_watch=tuning.min_watch,
+        guard=guard,
     )
     app = FastAPI(
         title="networkpolicys",
@@ -136,11 +155,12 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    routers = (
+    routers = [
         discovery.router(served),
         probes.router({"healthz": live, "livez": {"ping": ping}, "readyz": ready}, undecodable),
-        access.router(),
-    )
+    ]
+    if extension is None:
+        routers.append(access.router())
     for router in routers:
         app.include_router(router)
     exposition = Route("/metrics", metrics.serve)
@@ -157,7 +177,15 @@ def create_app(
         limits=limits,
         metrics=metrics,
         draining=lifecycle.draining,
+        guard=guard,
     )
+
+
+def _later(check: Callable[[], bool]) -> Check:
+    async def answer() -> bool:
+        return check()
+
+    return answer
 
 
 def _stop_if_failed(task: asyncio.Task[None]) -> None:

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 import storage
 from apiserver import logs
 from apiserver.app import Tuning, create_app
+from apiserver.cluster.access import BadAccess
 from apiserver.lifecycle import Lifecycle
-from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server
+from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server, WebSocket
 from apiserver.settings import Settings, default_database
 from storage.connect import connect
 
@@ -47,7 +48,7 @@ def main() -> None:
     log.info("settings", **settings.model_dump(mode="json", exclude_none=True))
     try:
         uvloop.run(serve(settings))
-    except (storage.StorageError, OSError) as error:
+    except (storage.StorageError, BadAccess, OSError) as error:
         log.error("cannot serve", error=str(error))
         raise SystemExit(1) from None
 
@@ -62,12 +63,20 @@ async def serve(settings: Settings) -> None:
         etcd_keyfile=settings.etcd_keyfile,
         database_url=settings.database_url or ("" if settings.endpoints else default_database()),
     )
-    lifecycle = Lifecycle()
+    lifecycle, rand = Lifecycle(), random.SystemRandom()
+    extension = None
+    if not settings.standalone:
+        from apiserver.extension import Extension  # and with it all that speaks with a cluster
+
+        try:
+            extension = Extension(settings, rand=rand)
+        except ValueError as error:
+            raise BadAccess(str(error)) from error
     app = create_app(
         store=store,
         lifecycle=lifecycle,
         clock=time.time,
-        rand=random.SystemRandom(),
+        rand=rand,
         tuning=Tuning(
             reads=settings.max_requests_inflight,
             writes=settings.max_mutating_requests_inflight,
@@ -77,11 +86,13 @@ async def serve(settings: Settings) -> None:
             compaction=settings.compaction_interval,
         ),
         store_name="etcd" if settings.endpoints else "storage",
+        extension=extension,
     )
     config = uvicorn.Config(
         app,
-        host=settings.bind_address,
-        port=settings.insecure_port,
+        host=settings.host,
+        port=settings.insecure_port if extension is None else settings.secure_port,
+        ssl_context_factory=None if extension is None else extension.context,
         http=Protocol,
         log_config=None,
         access_log=False,
@@ -89,7 +100,7 @@ async def serve(settings: Settings) -> None:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=DRAIN,
-        ws="websockets-sansio",
+        ws=WebSocket,
     )
     await Server(config, lifecycle=lifecycle, delay=settings.shutdown_delay_duration).serve()
 

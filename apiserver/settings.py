@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
 from apiserver.api import duration
@@ -38,7 +38,73 @@ class Settings(BaseSettings):
         False, description="Serve plain HTTP on loopback, a world of its own without a cluster."
     )
     bind_address: str = Field(
-        "127.0.0.1", description="Address to listen on; standalone mode takes loopback only."
+        "",
+        description="Address to listen on; default: all, in standalone mode 127.0.0.1, where only"
+        " loopback is taken.",
+    )
+    secure_port: int = Field(
+        8443, ge=0, le=65535, description="Port of HTTPS in a cluster; 0: any free one."
+    )
+    kubeconfig: Path | None = Field(
+        None, description="How to reach the cluster; default: the service account of the pod."
+    )
+    authentication_kubeconfig: Path | None = Field(
+        None, description="Another kubeconfig for tokens and the authentication ConfigMap."
+    )
+    authorization_kubeconfig: Path | None = Field(
+        None, description="Another kubeconfig to ask for permissions."
+    )
+    authentication_skip_lookup: CliImplicitFlag[bool] = Field(
+        False, description="Leave the ConfigMap extension-apiserver-authentication alone."
+    )
+    authentication_tolerate_lookup_failure: CliImplicitFlag[bool] = Field(
+        False, description="Be ready without that ConfigMap; then the front proxy is a stranger."
+    )
+    authentication_token_webhook_cache_ttl: Seconds = Field(
+        10.0, description="How long the answer to a token holds."
+    )
+    authorization_webhook_cache_authorized_ttl: Seconds = Field(
+        10.0, description="How long a permission holds."
+    )
+    authorization_webhook_cache_unauthorized_ttl: Seconds = Field(
+        10.0, description="How long a refusal holds."
+    )
+    authorization_always_allow_paths: str = Field(
+        "/healthz,/readyz,/livez",
+        description="Paths that need no permission, separated by commas; a * at the end stands for"
+        " anything.",
+    )
+    anonymous_auth: CliImplicitFlag[bool] = Field(
+        True, description="Let requests without credentials be those of system:anonymous."
+    )
+    tls_cert_file: Path | None = Field(
+        None, description="Certificate to serve with, with those that signed it after it."
+    )
+    tls_private_key_file: Path | None = Field(None, description="Key of that certificate.")
+    cert_dir: Path = Field(
+        Path("apiserver.local.config/certificates"),
+        description="Where a self-signed certificate is kept if none is given.",
+    )
+    client_ca_file: Path | None = Field(
+        None, description="Who signs the certificates of users; default: as the cluster says."
+    )
+    requestheader_client_ca_file: Path | None = Field(
+        None, description="Who signs that of the front proxy; default: as the cluster says."
+    )
+    requestheader_allowed_names: str = Field(
+        "", description="Common names of the front proxy, separated by commas; default: any."
+    )
+    requestheader_username_headers: str = Field(
+        "x-remote-user", description="Headers in which the front proxy names the user."
+    )
+    requestheader_uid_headers: str = Field(
+        "x-remote-uid", description="Headers in which it tells the user's UID."
+    )
+    requestheader_group_headers: str = Field(
+        "x-remote-group", description="Headers in which it names a group each."
+    )
+    requestheader_extra_headers_prefix: str = Field(
+        "x-remote-extra-", description="What headers with more about the user start with."
     )
     insecure_port: int = Field(
         8080, ge=0, le=65535, description="Port of plain HTTP in standalone mode; 0: any free one."
@@ -91,24 +157,30 @@ class Settings(BaseSettings):
 
     @property
     def endpoints(self) -> list[str]:
-        return [part.strip() for part in self.etcd_servers.split(",") if part.strip()]
+        return listed(self.etcd_servers)
 
-    @field_validator("bind_address")
-    @classmethod
-    def _loopback(cls, value: str) -> str:
-        if not ip_address(value).is_loopback:
-            raise ValueError("standalone mode knows no users: only a loopback address is safe")
-        return value
+    @property
+    def host(self) -> str:
+        return self.bind_address or ("127.0.0.1" if self.standalone else "0.0.0.0")
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
-        if not self.standalone:
-            raise ValueError("--standalone is required: this version serves no other mode")
+        if self.standalone and not ip_address(self.host).is_loopback:
+            raise ValueError(
+                "--bind-address: standalone mode knows no users: only a loopback address is safe"
+            )
+        if bool(self.tls_cert_file) != bool(self.tls_private_key_file):
+            raise ValueError("--tls-cert-file and --tls-private-key-file go together")
         if self.etcd_servers and self.database_url:
             raise ValueError("--etcd-servers and --database-url exclude each other")
         if bool(self.etcd_certfile) != bool(self.etcd_keyfile):
             raise ValueError("--etcd-certfile and --etcd-keyfile go together")
         return self
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a list with commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def default_database() -> str:

@@ -70,6 +70,10 @@ def _named(resource: Resource, name: str, *, kind: str = "") -> dict[str, str]:
     return {key: value for key, value in details.items() if value}
 
 
+def unauthorized() -> StatusError:
+    return StatusError(401, "Unauthorized", "Unauthorized")
+
+
 def bad_request(message: str) -> StatusError:
     return StatusError(400, "BadRequest", message)
 

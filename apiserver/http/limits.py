@@ -62,11 +62,17 @@ class Limits:
     deadlines: Deadlines = field(default_factory=Deadlines)
 
     async def run(
-        self, call: Callable[[], Awaitable[None]], info: RequestInfo | None, asked: str
+        self,
+        call: Callable[[], Awaitable[None]],
+        info: RequestInfo | None,
+        asked: str,
+        *,
+        exempt: bool = False,
     ) -> None:
         """Do a request. 429 beyond the limits, 503 while stopping, 504 after its time.
 
-        `asked` is the client's own `timeout`, a Go duration or empty: 400 where it is none.
+        `asked` is the client's own `timeout`, a Go duration or empty: 400 where it is none. Who is
+        `exempt` is never one too many.
         """
         if info is not None and info.verb == "watch":
             await call()
@@ -77,7 +83,8 @@ class Limits:
         seconds = min(self.timeout, WRITE_TIMEOUT) if write else self.timeout
         if asked:
             seconds = min(seconds, _seconds(asked) or seconds)
-        if (self.writing if write else self.reading) >= (self.writes if write else self.reads):
+        full = (self.writing if write else self.reading) >= (self.writes if write else self.reads)
+        if full and not exempt:
             raise status.too_many_requests()
         self._count(write, 1)
         try:

@@ -7,6 +7,7 @@ below becomes a Status. Requests for resources go on past FastAPI's router: they
 import asyncio
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import structlog
@@ -16,10 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 import storage
 from apiserver.api import status
 from apiserver.api.identity import new_uid
+from apiserver.auth.user import MASTERS
 from apiserver.http import negotiation, request_info, responses
 from apiserver.http.limits import Limits
 from apiserver.http.metrics import Asked, Metrics
 from apiserver.http.request_info import RequestInfo, Served
+
+if TYPE_CHECKING:
+    from apiserver.http.guard import Guard
 
 CACHE = (b"cache-control", b"no-cache, private")
 CLOSE = (b"connection", b"close")
@@ -42,6 +47,7 @@ class Envelope:
         limits: Limits,
         metrics: Metrics,
         draining: asyncio.Event,
+        guard: "Guard | None" = None,
     ) -> None:
         self._app = app
         self._served = served
@@ -49,6 +55,7 @@ class Envelope:
         self._limits = limits
         self._metrics = metrics
         self._draining = draining
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -68,27 +75,52 @@ class Envelope:
             await send(message)
 
         query = scope["query"] = first_values(scope["query_string"])
-        info: RequestInfo | None = None
         try:
-            _check_origin(scope, fields)
-            method = scope.get("method", "GET")
-            info = request_info.parse(method, scope["path"], query, self._served)
-            scope["request_info"] = info
-            if info is None and scope["type"] == "websocket":
-                raise status.unknown_path()
-            app = self._app if info is None else self._resources
-            await self._limits.run(
-                lambda: app(scope, receive, answer), info, query.get("timeout", "")
-            )
+            if self._guard is None:
+                _check_origin(scope, fields)
+                info = self._parse(scope)
+                app = self._app if info is None else self._resources
+                await self._limits.run(
+                    lambda: app(scope, receive, answer), info, query.get("timeout", "")
+                )
+            else:
+                await self._guarded(self._guard, scope, receive, answer)
         except Exception as error:
             if code:
                 raise
             await _fail(error, scope, receive, answer)
         finally:
             del scope["send_body"]  # the server's own, which knows the scope: a cycle of all of it
+            info = scope.get("request_info")
             asked = Asked.of(info, scope.get("method", "GET"), _applies(info, scope))
             dry_run = "All" if query.get("dryRun") == "All" else ""
             self._metrics.done(asked, dry_run, code, time.perf_counter() - received)
+
+    async def _guarded(self, guard: "Guard", scope: Scope, receive: Receive, send: Send) -> None:
+        """Nobody is told what there is, or is not, before they may ask for it."""
+        info, refusal = None, None
+        try:
+            info = self._parse(scope)
+        except status.StatusError as error:
+            refusal = error
+        user = await guard.identify(scope)
+
+        async def call() -> None:
+            await guard.admit(scope, info)
+            if refusal is not None:
+                raise refusal
+            await (self._app if info is None else self._resources)(scope, receive, send)
+
+        asked = scope["query"].get("timeout", "")
+        await self._limits.run(call, info, asked, exempt=MASTERS in user.groups)
+
+    def _parse(self, scope: Scope) -> RequestInfo | None:
+        method = scope.get("method", "GET")
+        info = request_info.parse(method, scope["path"], scope["query"], self._served)
+        scope["request_info"] = info
+        if info is None and scope["type"] == "websocket":
+            raise status.unknown_path()
+        return info
 
     def _headers(self, message: Message, audit: bytes) -> list[tuple[bytes, bytes]]:
         headers = [*message.get("headers", ()), (b"audit-id", audit)]

@@ -7,7 +7,7 @@ list, watch) pass on stored bytes.
 import asyncio
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.requests import Request
@@ -25,6 +25,9 @@ from apiserver.http.watch import Watch
 from apiserver.registry.reader import Reader, check_match
 from apiserver.registry.strategy import Strategy
 from apiserver.registry.writer import Where, Writer, Written
+
+if TYPE_CHECKING:
+    from apiserver.http.guard import Guard
 
 
 class Resources:
@@ -45,6 +48,7 @@ class Resources:
         clock: Callable[[], float],
         rand: random.Random,
         min_watch: float,
+        guard: "Guard | None" = None,
     ) -> None:
         self._strategies = {strategy.resource.prefix: strategy for strategy in strategies}
         self._reader = reader
@@ -55,6 +59,7 @@ class Resources:
         self._clock = clock
         self._rand = rand
         self._min_watch = min_watch
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve `scope["request_info"]`; a WebSocket may ask for a watch and nothing else."""
@@ -182,6 +187,7 @@ class Resources:
             applied["metadata"]["name"] = info.name
         body.place(applied, info.resource, info.namespace, info.name)
         managedfields.check(applied, info.resource.schema, info.resource.kind)
+        guard, scope = self._guard, request.scope
         written = await self._writer.apply(
             self._where(info),
             applied,
@@ -189,6 +195,7 @@ class Resources:
             force=asked.force,
             subresource=info.subresource,
             dry_run=asked.dry_run,
+            may_create=None if guard is None else lambda: guard.admit(scope, info, "create"),
         )
         return self._written(written, warnings, info, output, request)
 

@@ -5,6 +5,8 @@ was shown: one that is marked as terminating meanwhile, by whichever server, voi
 who empties a namespace after it was marked misses nothing.
 """
 
+from typing import Protocol
+
 import storage
 from apiserver.api import builtin, status
 from apiserver.api.resource import Resource
@@ -12,6 +14,14 @@ from apiserver.api.status import Cause
 from apiserver.cache.cacher import Cacher
 from apiserver.cache.object import Object
 from storage import Condition
+
+
+class Gate(Protocol):
+    """What the writer asks before it creates."""
+
+    async def admit(
+        self, resource: Resource, namespace: str, name: str, *, fresh: bool = False
+    ) -> Condition | None: ...
 
 
 class NamespaceGate:
@@ -43,14 +53,15 @@ class NamespaceGate:
                 why = f"the stored namespace {namespace!r} cannot be decoded ({error}); replace it"
                 raise status.internal(why) from error
         if found.terminating:
-            raise _terminating(resource, namespace, name)
+            raise terminating(resource, namespace, name)
         return Condition(key, found.revision)
 
     def _cached(self, key: str) -> Object | None:
         return self._cacher.objects(builtin.NAMESPACES).get(key) if self._cacher.ready else None
 
 
-def _terminating(resource: Resource, namespace: str, name: str) -> status.StatusError:
+def terminating(resource: Resource, namespace: str, name: str) -> status.StatusError:
+    """403 with the cause that controllers wait for."""
     why = f"unable to create new content in namespace {namespace} because it is being terminated"
     cause = Cause(
         "NamespaceTerminating", f"namespace {namespace} is being terminated", "metadata.namespace"

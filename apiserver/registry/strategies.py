@@ -126,3 +126,6 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy(resource=builtin.EVENTS),
     Strategy(resource=builtin.THIRDPARTYRESOURCES, validate=_validate_definition),
 )
+
+# What is served in a cluster, which has the others itself.
+EXTENSION = STRATEGIES[:1]

@@ -6,7 +6,7 @@ It knows no HTTP. The order of the checks is k8s.io/apiserver's
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import storage
 from apiserver.api import encoding, managedfields, metadata, status
 from apiserver.api.status import Cause
 from apiserver.registry import prepare
-from apiserver.registry.gate import NamespaceGate
+from apiserver.registry.gate import Gate
 from apiserver.registry.strategy import Json, Strategy
 
 PAGE = 500  # records that emptying a collection reads at once
@@ -66,7 +66,7 @@ class Writer:
         self,
         *,
         store: storage.Store,
-        gate: NamespaceGate,
+        gate: Gate,
         clock: Callable[[], float],
         rand: random.Random,
     ) -> None:
@@ -179,8 +179,12 @@ class Writer:
         force: bool,
         subresource: str = "",
         dry_run: bool = False,
+        may_create: Callable[[], Awaitable[None]] | None = None,
     ) -> Written:
-        """Server-side apply: create the object or merge into it. 409 where others own a field."""
+        """Server-side apply: create the object or merge into it. 409 where others own a field.
+
+        `may_create` is called before the former, and raises where that is not allowed.
+        """
 
         def merged(old: Json) -> Json:
             origin = self._origin(where, manager, subresource)
@@ -202,6 +206,8 @@ class Writer:
                     " and no existing object was found"
                 )
                 raise status.conflict(resource, where.name, why)
+            if may_create is not None:
+                await may_create()
             try:
                 return await self.create(where, merged({}), dry_run=dry_run)
             except status.StatusError as error:

@@ -1,0 +1,1 @@
+"""The cluster that the server extends: how its kube-apiserver is reached, asked and followed."""

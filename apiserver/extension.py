@@ -1,0 +1,135 @@
+"""What makes the server a part of a cluster: users, permissions, namespaces and certificates.
+
+Built from the settings before the application, which gets its guard, its gate and its checks; the
+tasks keep all of it up to date while the server runs.
+"""
+
+import random
+import ssl
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+import structlog
+
+from apiserver import files, tls
+from apiserver.auth.authenticate import Authenticator
+from apiserver.auth.authorize import Authorizer
+from apiserver.auth.source import Flags, TrustSource
+from apiserver.auth.tokens import Tokens
+from apiserver.auth.trust import Proxy
+from apiserver.cluster.access import Access
+from apiserver.cluster.client import Cluster
+from apiserver.cluster.informer import Informer
+from apiserver.http.guard import Guard
+from apiserver.registry.cluster_gate import ClusterGate
+from apiserver.settings import Settings, listed
+
+NAMESPACES = "/api/v1/namespaces"
+
+log = structlog.get_logger()
+
+
+class Extension:
+    """`cluster` is asked with the default kubeconfig; each of the reviews may have its own."""
+
+    def __init__(self, settings: Settings, *, rand: random.Random) -> None:
+        """`BadAccess`, `OSError`, `ValueError` where a file that is named cannot be used."""
+        reached = Reached()
+        self.cluster = reached.at(settings.kubeconfig)
+        reviewing = reached.at(settings.authentication_kubeconfig or settings.kubeconfig)
+        asking = reached.at(settings.authorization_kubeconfig or settings.kubeconfig)
+        self._clusters = reached
+        self._trust = TrustSource(
+            _flags(settings),
+            cluster=None if settings.authentication_skip_lookup else reviewing,
+            tolerant=settings.authentication_tolerate_lookup_failure,
+        )
+        self._namespaces = Informer(self.cluster, NAMESPACES)
+        self.serving = _serving(settings, self.cluster.access)
+        self.serving.renew(self._trust.now)
+        self._trust.on_change(self._renew)
+        self.guard = Guard(
+            Authenticator(
+                trust=lambda: self._trust.now,
+                tokens=Tokens(
+                    reviewing, keep=settings.authentication_token_webhook_cache_ttl, rand=rand
+                ),
+                anonymous=settings.anonymous_auth,
+            ),
+            Authorizer(
+                asking,
+                always=listed(settings.authorization_always_allow_paths),
+                keep_allowed=settings.authorization_webhook_cache_authorized_ttl,
+                keep_denied=settings.authorization_webhook_cache_unauthorized_ttl,
+                rand=rand,
+            ),
+        )
+        self.gate = ClusterGate(self.cluster, self._namespaces)
+
+    def context(self, *ignored: object) -> ssl.SSLContext:
+        """For uvicorn's `ssl_context_factory`."""
+        return self.serving
+
+    def checks(self) -> Mapping[str, Callable[[], bool]]:
+        """What must hold before requests are taken."""
+        return {
+            "authentication": lambda: self._trust.ready,
+            "namespaces": lambda: self._namespaces.synced,
+        }
+
+    def tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """What runs as long as the server does, by name."""
+        return {
+            "client authorities": self._trust.run(),
+            "namespaces": self._namespaces.run(),
+            "serving certificate": files.follow(
+                self.serving.files, self._renew, what="serving certificate"
+            ),
+        }
+
+    async def close(self) -> None:
+        await self._clusters.close()
+
+    def _renew(self) -> None:
+        self.serving.renew(self._trust.now)
+
+
+class Reached:
+    """One client for each way to reach the cluster."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[object, Cluster] = {}
+
+    def at(self, kubeconfig: Any) -> Cluster:
+        if kubeconfig not in self._clusters:
+            access = Access.from_kubeconfig(kubeconfig) if kubeconfig else Access.in_cluster()
+            self._clusters[kubeconfig] = Cluster(access)
+        return self._clusters[kubeconfig]
+
+    async def close(self) -> None:
+        for cluster in self._clusters.values():
+            await cluster.close()
+
+
+def _flags(settings: Settings) -> Flags:
+    def headers(text: str) -> tuple[str, ...]:
+        return tuple(name.lower() for name in listed(text))
+
+    return Flags(
+        client_ca_file=settings.client_ca_file,
+        proxy_ca_file=settings.requestheader_client_ca_file,
+        proxy=Proxy(
+            names=frozenset(listed(settings.requestheader_allowed_names)),
+            username=headers(settings.requestheader_username_headers),
+            uid=headers(settings.requestheader_uid_headers),
+            group=headers(settings.requestheader_group_headers),
+            extra=headers(settings.requestheader_extra_headers_prefix),
+        ),
+    )
+
+
+def _serving(settings: Settings, access: Access) -> tls.Serving:
+    if settings.tls_cert_file and settings.tls_private_key_file:
+        return tls.Serving(settings.tls_cert_file, settings.tls_private_key_file)
+    names = tls.own_names(settings.host, access.namespace)
+    return tls.Serving(*tls.self_signed(settings.cert_dir, names))

@@ -1,0 +1,78 @@
+"""Who may pass: the envelope asks it on every request, before anything else is told.
+
+In standalone mode there is none, because it listens on loopback and knows no users.
+"""
+
+from typing import Any
+
+from starlette.types import Scope
+
+from apiserver.api import status
+from apiserver.auth.attributes import Attributes
+from apiserver.auth.authenticate import Authenticator, Unauthenticated
+from apiserver.auth.authorize import Authorizer, Undecided
+from apiserver.auth.user import User
+from apiserver.http.request_info import RequestInfo
+
+NAMED_BY_FIELD = frozenset({"list", "watch", "deletecollection"})
+NAME_FIELD = "metadata.name="
+
+
+class Guard:
+    """Authenticates and authorizes in the words of k8s.io/apiserver."""
+
+    def __init__(self, authenticator: Authenticator, authorizer: Authorizer) -> None:
+        self._authenticator = authenticator
+        self._authorizer = authorizer
+
+    async def identify(self, scope: Scope) -> User:
+        """401. The user is found in `scope["user"]` from then on."""
+        try:
+            user: User = await self._authenticator.authenticate(scope)
+        except Unauthenticated as error:
+            scope["tried"] = error.tried
+            raise status.unauthorized() from error
+        scope["user"] = user
+        return user
+
+    async def admit(self, scope: Scope, info: RequestInfo | None, verb: str = "") -> None:
+        """403; 503 where nobody can say. `verb` is another than that of the request."""
+        wanted = attributes(scope, info)
+        if verb:
+            wanted = wanted._replace(verb=verb)
+        user: User = scope["user"]
+        try:
+            decision = await self._authorizer.authorize(user, wanted)
+        except Undecided as error:
+            raise status.unavailable(
+                f"the cluster cannot be asked whether this is allowed: {wanted.refusal(user.name)}"
+                " until it can; try again"
+            ) from error
+        scope["decision"] = decision
+        if not decision.allowed:
+            why = ": ".join(filter(None, (wanted.refusal(user.name), decision.reason)))
+            if info is None:
+                raise status.StatusError(403, "Forbidden", f"forbidden: {why}", {})
+            raise status.forbidden(info.resource, wanted.name, why)
+
+
+def attributes(scope: Scope, info: RequestInfo | None) -> Attributes:
+    """What a request wants; one for a path that is no resource is named by its method."""
+    if info is None:
+        method: Any = scope.get("method", "GET")
+        return Attributes(method.lower(), path=scope["path"])
+    name = info.name
+    if not name and info.verb in NAMED_BY_FIELD:
+        selector: str = scope["query"].get("fieldSelector", "")
+        if selector.startswith(NAME_FIELD) and "," not in selector:
+            name = selector.removeprefix(NAME_FIELD).removeprefix("=")
+    resource = info.resource
+    return Attributes(
+        verb=info.verb,
+        namespace=info.namespace,
+        group=resource.group,
+        version=resource.version,
+        resource=resource.plural,
+        subresource=info.subresource,
+        name=name,
+    )

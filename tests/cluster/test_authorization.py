@@ -1,0 +1,112 @@
+"""What a user may do: rows AZ-01 to AZ-05, asked of the cluster."""
+
+import asyncio
+
+from tests.cluster.conftest import POLICIES, ROOT, World, policy
+
+OTHER = f"{ROOT}/namespaces/default/networkpolicys"
+APPLY = {"Content-Type": "application/apply-patch+yaml"}
+
+
+async def test_an_editor_of_one_namespace(world: World, name: str) -> None:
+    async with world.place.client(world.replica, token="editor-token") as http:
+        assert (await http.post(POLICIES, json=policy(name))).status_code == 201
+        assert (await http.get(f"{POLICIES}/{name}")).status_code == 200
+        applied = {"apiVersion": "net.alpha.kubernetes.io/v1alpha1", "kind": "NetworkPolicy"}
+        answer = await http.patch(
+            f"{POLICIES}/{name}-2", params={"fieldManager": "me"}, headers=APPLY,
+            json={**applied, **policy(f"{name}-2")},
+        )  # fmt: skip
+        assert answer.status_code == 201, answer.text
+        refused = await http.get(f"{OTHER}/x")
+        assert refused.status_code == 403
+        assert refused.json() == {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": 'networkpolicys.net.alpha.kubernetes.io "x" is forbidden: User "editor"'
+            ' cannot get resource "networkpolicys" in API group "net.alpha.kubernetes.io" in the'
+            ' namespace "default": RBAC: there is no rule for it',
+            "reason": "Forbidden",
+            "details": {"name": "x", "group": "net.alpha.kubernetes.io", "kind": "networkpolicys"},
+            "code": 403,
+        }
+        everywhere = await http.get(f"{ROOT}/networkpolicys")
+        assert "at the cluster scope" in everywhere.json()["message"]
+        watch = await http.get(OTHER, params={"watch": "1"})
+        assert 'cannot watch resource "networkpolicys"' in watch.json()["message"]
+        assert (await http.delete(POLICIES)).status_code == 200
+
+
+async def test_every_spelling_of_a_path_needs_the_same_permission(world: World, name: str) -> None:
+    async with world.place.client(world.replica, token="admin-token") as http:
+        assert (await http.post(OTHER, json=policy(name))).status_code == 201
+    async with world.place.client(world.replica, token="bob-token") as http:
+        short = OTHER.removeprefix("/apis")
+        for path in (
+            f"{OTHER}/{name}",
+            f"{OTHER}/{name}/",
+            f"{short}/{name}",
+            f"{short.replace('namespaces', 'namespace')}/{name}",
+            f"/{OTHER}/{name}",
+            f"{OTHER}//{name}",
+            f"{OTHER}/../networkpolicys/{name}",
+            f"{OTHER}%2f{name}",
+            f"{OTHER}/%2e%2e/networkpolicys/{name}",
+            f"/healthz/..{OTHER}/{name}",
+            f"/healthz/%2e%2e{OTHER}/{name}",
+            f"/healthz{OTHER}/{name}",
+            f"{ROOT}/watch/namespaces/default/networkpolicys/{name}",
+        ):
+            answer = await http.get(path)
+            # A path that is none of ours is one that bob may ask for, as all who are known.
+            assert answer.status_code in (403, 404), (path, answer.status_code, answer.text)
+            assert "podSelector" not in answer.text
+    async with world.place.client(world.replica, token="admin-token") as http:
+        await http.delete(f"{OTHER}/{name}")
+
+
+async def test_answers_hold_for_a_while_and_are_asked_for_once(world: World) -> None:
+    async with world.place.client(world.replica, token="bob-token") as http:
+        path = f"{ROOT}/namespaces/default/networkpolicys/asked-once"
+        before = (await world.place.control("state"))["reviews"]["subjectaccessreviews"]
+        answers = await asyncio.gather(*(http.get(path) for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {403}
+        after = (await world.place.control("state"))["reviews"]["subjectaccessreviews"]
+        assert after - before == 1
+
+
+async def test_an_apply_that_would_create_needs_both(world: World, name: str) -> None:
+    body = {"apiVersion": "net.alpha.kubernetes.io/v1alpha1", "kind": "NetworkPolicy"}
+    async with world.place.client(world.replica, token="patcher-token") as http:
+        answer = await http.patch(
+            f"{POLICIES}/{name}", params={"fieldManager": "me"}, headers=APPLY,
+            json={**body, **policy(name)},
+        )  # fmt: skip
+        assert answer.status_code == 403, answer.text
+        assert "cannot create" in answer.json()["message"]
+
+
+async def test_namespaces_are_those_of_the_cluster(world: World, name: str) -> None:
+    async with world.place.client(world.replica, token="admin-token") as http:
+        missing = f"{ROOT}/namespaces/{name}/networkpolicys"
+        answer = await http.post(missing, json=policy(name))
+        assert answer.status_code == 404
+        assert answer.json()["message"] == f'namespaces "{name}" not found'
+        for odd in ("a%3Fb", "a%2e", "A"):
+            answer = await http.post(f"{ROOT}/namespaces/{odd}/networkpolicys", json=policy(name))
+            assert answer.status_code == 404, odd
+    async with world.place.as_user("admin-token") as cluster:
+        await cluster.post("/api/v1/namespaces", json={"metadata": {"name": name}})
+    async with world.place.client(world.replica, token="admin-token") as http:
+        assert (await http.post(missing, json=policy("first"))).status_code == 201
+        await world.place.control("terminate", namespace=name)
+        async with asyncio.timeout(10):
+            while (answer := await http.post(missing, json=policy("next"))).status_code == 201:
+                await http.delete(f"{missing}/next")
+        assert answer.status_code == 403
+        cause = answer.json()["details"]["causes"][0]
+        assert cause["reason"] == "NamespaceTerminating"
+        assert (await http.delete(f"{missing}/first")).status_code == 200
+        assert (await http.get("/api/v1/namespaces")).status_code == 404

@@ -1,0 +1,365 @@
+"""A stand-in for kube-apiserver: just the parts of it that an extension server meets.
+
+It is a process of its own, with real TLS: it knows users by token, decides about permissions, has
+namespaces and ConfigMaps that can be watched, polls the discovery of the servers behind it as the
+aggregator does, and passes requests on with the certificate and the headers of the front proxy.
+
+`python -m tests.lab.standin FOLDER PORT BACKEND...` takes its certificates from the folder.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import ssl
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+GROUP = "net.alpha.kubernetes.io"
+VERSION = "v1alpha1"
+EVERY = 0.3  # seconds between two looks at the discovery of a backend; really 30
+SERVICE = "networkpolicys.kube-system.svc"
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+Json = dict[str, Any]
+
+# Users by token, with their groups.
+USERS = {
+    "admin-token": ("admin", ["system:masters"]),
+    "bob-token": ("bob", ["people"]),
+    "editor-token": ("editor", ["people", "team, a"]),
+    "patcher-token": ("patcher", ["people"]),
+    "server-token": ("system:serviceaccount:kube-system:networkpolicys", []),
+}
+VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
+READABLE = ("/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz")
+
+
+def allowed(user: str, groups: list[str], spec: Json) -> bool:
+    """What RBAC would say here: masters all, the editor the policies of one namespace."""
+    if "system:masters" in groups:
+        return True
+    if path := (spec.get("nonResourceAttributes") or {}).get("path"):
+        return "system:authenticated" in groups and str(path).startswith(READABLE)
+    asked = spec.get("resourceAttributes") or {}
+    if user == "system:serviceaccount:kube-system:networkpolicys":
+        what = (asked.get("verb"), asked.get("resource"))
+        return what in {
+            ("create", "tokenreviews"),
+            ("create", "subjectaccessreviews"),
+            *((verb, "namespaces") for verb in ("get", "list", "watch")),
+            *((verb, "configmaps") for verb in ("get", "list", "watch")),
+        }
+    verbs = {"editor": VERBS, "patcher": {"get", "patch"}}.get(user, set())
+    mine = asked.get("namespace") == "team-a" and asked.get("group") == GROUP
+    return mine and asked.get("verb") in verbs
+
+
+class Collection:
+    """Objects with revisions, that can be watched."""
+
+    def __init__(self, kind: str, counter: "itertools.count[int]") -> None:
+        self.kind = kind
+        self.objects: dict[str, Json] = {}
+        self._counter = counter
+        self._log: list[tuple[int, Json]] = []
+        self._news = asyncio.Event()
+
+    def put(self, name: str, obj: Json, *, kind: str = "") -> Json:
+        event = kind or ("MODIFIED" if name in self.objects else "ADDED")
+        number = next(self._counter)
+        meta = {**obj.get("metadata", {}), "name": name, "resourceVersion": str(number)}
+        made = {"kind": self.kind, "apiVersion": "v1", **obj, "metadata": meta}
+        if event == "DELETED":
+            self.objects.pop(name, None)
+        else:
+            self.objects[name] = made
+        self._log.append((number, {"type": event, "object": made}))
+        self._news.set()
+        self._news = asyncio.Event()
+        return made
+
+    def answer(self, request: Request) -> Response:
+        query = request.query_params
+        wanted = query.get("fieldSelector", "").removeprefix("metadata.name=")
+        if query.get("watch") in ("1", "true"):
+            after = int(query.get("resourceVersion") or 0)
+            return StreamingResponse(self._events(after, wanted), media_type="application/json")
+        items = [o for name, o in self.objects.items() if wanted in ("", name)]
+        meta = {"resourceVersion": str(self._log[-1][0] if self._log else 1)}
+        return JSONResponse(
+            {"kind": f"{self.kind}List", "apiVersion": "v1", "metadata": meta, "items": items}
+        )
+
+    async def _events(self, after: int, wanted: str) -> AsyncIterator[str]:
+        while True:
+            news = self._news
+            for number, event in self._log:
+                if number > after:
+                    after = number
+                    if wanted in ("", event["object"]["metadata"]["name"]):
+                        yield json.dumps(event) + "\n"
+            await news.wait()
+
+
+class StandIn:
+    """The application."""
+
+    def __init__(self, folder: Path, backends: list[str]) -> None:
+        counter = itertools.count(10)
+        self.folder = folder
+        self.namespaces = Collection("Namespace", counter)
+        self.config_maps = Collection("ConfigMap", counter)
+        self.reviews: dict[str, int] = {"tokenreviews": 0, "subjectaccessreviews": 0}
+        self.available: dict[str, str] = dict.fromkeys(backends, "not looked at yet")
+        self._clients: dict[object, httpx.AsyncClient] = {}
+        self._turn = itertools.count()
+        for name in ("default", "kube-system", "team-a"):
+            self.namespaces.put(name, {"status": {"phase": "Active"}})
+        self.publish()
+        self.app = Starlette(
+            routes=[
+                Route("/control/{what}", self.control, methods=["GET", "POST"]),
+                Route(
+                    "/{path:path}",
+                    self.serve,
+                    methods=METHODS,
+                ),
+            ],
+            lifespan=self.lifespan,
+        )
+
+    def publish(self) -> None:
+        data = {
+            "client-ca-file": (self.folder / "client-ca.pem").read_text(),
+            "requestheader-client-ca-file": (self.folder / "proxy-ca.pem").read_text(),
+            "requestheader-allowed-names": '["front-proxy-client"]',
+            "requestheader-username-headers": '["X-Remote-User"]',
+            "requestheader-uid-headers": '["X-Remote-Uid"]',
+            "requestheader-group-headers": '["X-Remote-Group"]',
+            "requestheader-extra-headers-prefix": '["X-Remote-Extra-"]',
+        }
+        self.config_maps.put(
+            "extension-apiserver-authentication",
+            {"metadata": {"namespace": "kube-system"}, "data": data},
+        )
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.look())
+        yield
+        task.cancel()
+
+    async def look(self) -> None:
+        """The availability controller."""
+        while True:
+            for backend in self.available:
+                headers = {
+                    "X-Remote-User": "system:kube-aggregator",
+                    "X-Remote-Group": "system:masters",
+                }
+                try:
+                    path = f"{backend}/apis/{GROUP}/{VERSION}"
+                    answer = await self.client().get(path, headers=headers, **SNI)
+                    good = 200 <= answer.status_code < 300
+                    self.available[backend] = "" if good else f"{answer.status_code} {answer.text}"
+                except httpx.HTTPError as error:
+                    self.available[backend] = repr(error)
+            await asyncio.sleep(EVERY)
+
+    def client(self) -> httpx.AsyncClient:
+        """With the certificates that are in the folder now."""
+        files = [self.folder / name for name in ("serving-ca.pem", "front-proxy.pem")]
+        stamp = tuple(file.stat().st_mtime_ns for file in files)
+        if stamp not in self._clients:
+            context = ssl.create_default_context(cafile=files[0])
+            context.load_cert_chain(files[1])
+            self._clients[stamp] = httpx.AsyncClient(verify=context, trust_env=False, timeout=None)
+        return self._clients[stamp]
+
+    async def control(self, request: Request) -> Response:
+        """What a test asks of the stand-in itself."""
+        match request.path_params["what"]:
+            case "state":
+                return JSONResponse({"available": self.available, "reviews": self.reviews})
+            case "publish":
+                self.publish()
+            case "terminate":
+                name = request.query_params["namespace"]
+                meta = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+                self.namespaces.put(name, {"metadata": meta, "status": {"phase": "Terminating"}})
+            case "backends":
+                self.available = dict.fromkeys(request.query_params.getlist("url"), "not yet")
+        return JSONResponse({})
+
+    async def serve(self, request: Request) -> Response:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        user, groups = USERS.get(token, ("", [])) if scheme == "Bearer" else ("", [])
+        if not user:
+            return refuse(401, "Unauthorized", "Unauthorized")
+        groups = [*groups, "system:authenticated"]
+        path = request.url.path
+        spec = attributes(request)
+        if not allowed(user, groups, spec):
+            return refuse(403, "Forbidden", f'forbidden: User "{user}" cannot {spec}')
+        if path.startswith((f"/apis/{GROUP}", f"/openapi/v3/apis/{GROUP}")) or path in (
+            "/openapi/v2",
+            "/version",
+        ):
+            return await self.proxy(request, user, groups)
+        return await self.own(request, path)
+
+    async def own(self, request: Request, path: str) -> Response:
+        parts = path.strip("/").split("/")
+        match parts:
+            case ["api"]:
+                return JSONResponse({"kind": "APIVersions", "versions": ["v1"]})
+            case ["api", "v1"]:
+                return JSONResponse(resources("v1", ("namespaces", "Namespace", "ns", False)))
+            case ["apis"]:
+                version = {"groupVersion": f"{GROUP}/{VERSION}", "version": VERSION}
+                group = {"name": GROUP, "versions": [version], "preferredVersion": version}
+                return JSONResponse({"kind": "APIGroupList", "apiVersion": "v1", "groups": [group]})
+            case ["openapi", "v3"]:
+                name = f"apis/{GROUP}/{VERSION}"
+                url = {"serverRelativeURL": f"/openapi/v3/{name}"}
+                return JSONResponse({"paths": {name: url}})
+            case ["apis", "authentication.k8s.io", "v1", "tokenreviews"]:
+                self.reviews["tokenreviews"] += 1
+                return JSONResponse(review_token(await request.json()), 201)
+            case ["apis", "authorization.k8s.io", "v1", "subjectaccessreviews"]:
+                self.reviews["subjectaccessreviews"] += 1
+                body = await request.json()
+                spec = body["spec"]
+                yes = allowed(spec.get("user", ""), spec.get("groups") or [], spec)
+                reason = "" if yes else "RBAC: there is no rule for it"
+                return JSONResponse({**body, "status": {"allowed": yes, "reason": reason}}, 201)
+            case ["api", "v1", "namespaces"]:
+                if request.method == "POST":
+                    body = await request.json()
+                    return JSONResponse(self.namespaces.put(body["metadata"]["name"], body), 201)
+                return self.namespaces.answer(request)
+            case ["api", "v1", "namespaces", name]:
+                found = self.namespaces.objects.get(name)
+                if found is None:
+                    return refuse(404, "NotFound", f'namespaces "{name}" not found')
+                if request.method == "DELETE":
+                    self.namespaces.put(name, found, kind="DELETED")
+                return JSONResponse(found)
+            case ["api", "v1", "namespaces", "kube-system", "configmaps"]:
+                return self.config_maps.answer(request)
+        return refuse(404, "NotFound", "the server could not find the requested resource")
+
+    async def proxy(self, request: Request, user: str, groups: list[str]) -> Response:
+        """To one server that is available; to another where that one cannot be reached."""
+        headers = [
+            (name, value)
+            for name, value in request.headers.items()
+            if name not in ("authorization", "host") and not name.startswith("x-remote-")
+        ]
+        headers += [("X-Remote-User", user), *(("X-Remote-Group", group) for group in groups)]
+        body = await request.body()
+        there = [backend for backend, why in self.available.items() if not why]
+        turn = next(self._turn)
+        for index in range(len(there)):
+            backend = there[(turn + index) % len(there)]
+            made = self.client().build_request(
+                request.method, backend + request.url.path + "?" + request.url.query,
+                headers=headers, content=body, **SNI,
+            )  # fmt: skip
+            try:
+                answer = await self.client().send(made, stream=True)
+            except httpx.TransportError:
+                continue
+
+            async def passed(answer: httpx.Response = answer) -> AsyncIterator[bytes]:
+                async with contextlib.aclosing(answer):
+                    async for chunk in answer.aiter_raw():
+                        yield chunk
+
+            response = StreamingResponse(passed(), status_code=answer.status_code)
+            response.raw_headers = [
+                (name.lower(), value)
+                for name, value in answer.headers.raw
+                if name.lower() not in (b"connection", b"transfer-encoding")
+            ]
+            return response
+        return Response("service unavailable", 503)
+
+
+SNI: Any = {"extensions": {"sni_hostname": SERVICE}}
+
+
+def attributes(request: Request) -> Json:
+    parts = request.url.path.strip("/").split("/")
+    verb = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch"}
+    if parts[:1] == ["apis"] and len(parts) > 3:
+        group, rest = parts[1], parts[3:]
+    elif parts[:1] == ["api"] and len(parts) > 2:
+        group, rest = "", parts[2:]
+    else:
+        path = {"path": request.url.path, "verb": request.method.lower()}
+        return {"nonResourceAttributes": path}
+    namespace = ""
+    if rest[0] == "namespaces" and len(rest) > 2:
+        namespace, rest = rest[1], rest[2:]
+    asked = verb.get(request.method, "delete")
+    if len(rest) == 1:
+        asked = {"get": "list", "delete": "deletecollection"}.get(asked, asked)
+    return {
+        "resourceAttributes": {
+            "verb": asked, "group": group, "namespace": namespace, "resource": rest[0],
+        }
+    }  # fmt: skip
+
+
+def review_token(body: Json) -> Json:
+    found = USERS.get(body["spec"]["token"])
+    if found is None:
+        return {**body, "status": {"authenticated": False, "error": "no such token"}}
+    extra = {"Example.com/Scopes": ["a", "b"]}
+    user = {"username": found[0], "uid": f"uid-of-{found[0]}", "groups": found[1], "extra": extra}
+    return {**body, "status": {"authenticated": True, "user": user}}
+
+
+def resources(version: str, *listed: tuple[str, str, str, bool]) -> Json:
+    verbs = ["create", "delete", "get", "list", "watch"]
+    entries = [
+        {
+            "name": plural, "singularName": kind.lower(), "namespaced": namespaced, "kind": kind,
+            "shortNames": [short], "verbs": verbs,
+        }
+        for plural, kind, short, namespaced in listed
+    ]  # fmt: skip
+    return {"kind": "APIResourceList", "groupVersion": version, "resources": entries}
+
+
+def refuse(code: int, reason: str, message: str) -> JSONResponse:
+    body: Mapping[str, Any] = {
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code,
+        "reason": reason, "message": message,
+    }  # fmt: skip
+    return JSONResponse(body, code)
+
+
+def main() -> None:
+    folder, port, *backends = sys.argv[1:]
+    uvicorn.run(
+        StandIn(Path(folder), backends).app,
+        port=int(port),
+        ssl_certfile=f"{folder}/cluster.pem",
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )
+
+
+if __name__ == "__main__":
+    main()

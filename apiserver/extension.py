@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from apiserver import files, tls
+from apiserver import files
 from apiserver.auth.authenticate import Authenticator
 from apiserver.auth.authorize import Authorizer
 from apiserver.auth.source import Flags, TrustSource
@@ -22,7 +22,9 @@ from apiserver.cluster.client import Cluster
 from apiserver.cluster.informer import Informer
 from apiserver.http.guard import Guard
 from apiserver.registry.cluster_gate import ClusterGate
+from apiserver.self_signed import own_names, self_signed
 from apiserver.settings import Settings, listed
+from apiserver.tls import Serving
 
 NAMESPACES = "/api/v1/namespaces"
 
@@ -75,6 +77,7 @@ class Extension:
         return {
             "authentication": lambda: self._trust.ready,
             "namespaces": lambda: self._namespaces.synced,
+            "cluster": lambda: not self._namespaces.lost,
         }
 
     def tasks(self) -> Mapping[str, Coroutine[Any, Any, None]]:
@@ -128,8 +131,8 @@ def _flags(settings: Settings) -> Flags:
     )
 
 
-def _serving(settings: Settings, access: Access) -> tls.Serving:
+def _serving(settings: Settings, access: Access) -> Serving:
     if settings.tls_cert_file and settings.tls_private_key_file:
-        return tls.Serving(settings.tls_cert_file, settings.tls_private_key_file)
-    names = tls.own_names(settings.host, access.namespace)
-    return tls.Serving(*tls.self_signed(settings.cert_dir, names))
+        return Serving(settings.tls_cert_file, settings.tls_private_key_file)
+    names = own_names(settings.host, access.namespace)
+    return Serving(*self_signed(settings.cert_dir, names))

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import ssl
 from types import FrameType
 from typing import Any
 
@@ -13,6 +14,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from apiserver.auth.peer import Peer
 from apiserver.lifecycle import Lifecycle
+from apiserver.tls import Serving
 
 KEEP_ALIVE = 75  # seconds; below the 90 s after which Go clients drop idle connections
 DRAIN = 60  # seconds that requests in flight get at shutdown, as upstream
@@ -65,13 +67,16 @@ class Protocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.peer: Peer | None = None
+        self._context: ssl.SSLContext | None = None
         self._in_head = True
         self._head = 0  # bytes of it so far, and of what came with them
         self._slow: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(_Joining(transport, self.loop))  # type: ignore[arg-type]
-        self.peer = Peer.of(transport.get_extra_info("ssl_object"))
+        connection = transport.get_extra_info("ssl_object")
+        self.peer = Peer.of(connection)
+        self._context = None if connection is None else connection.context
         self._slow = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,6 +102,10 @@ class Protocol(HttpToolsProtocol):
         self._in_head = False
         self._in_time()
         super().on_headers_complete()
+        serving = self.config.ssl
+        if self.cycle is not None and isinstance(serving, Serving):
+            # Whoever sent no certificate because another authority was believed must come again.
+            self.cycle.keep_alive &= serving.current is self._context
 
     def on_message_complete(self) -> None:
         self._in_head, self._head = True, 0

@@ -13,6 +13,11 @@ from apiserver.auth.trust import CONFIG_MAP, CONFIG_NAMESPACE, Pool, Proxy, Trus
 from apiserver.cluster.client import Cluster
 from apiserver.cluster.informer import Informer
 
+HINT = (
+    f"after 403 the service account lacks a RoleBinding in {CONFIG_NAMESPACE} to the Role"
+    " extension-apiserver-authentication-reader; --client-ca-file and"
+    " --requestheader-client-ca-file can stand in for the ConfigMap"
+)
 PATH = f"/api/v1/namespaces/{CONFIG_NAMESPACE}/configmaps"
 
 log = structlog.get_logger()
@@ -85,10 +90,9 @@ class TrustSource:
             if problem and problem != told:
                 log.error(
                     f"unable to load the ConfigMap {CONFIG_NAMESPACE}/{CONFIG_MAP}, which tells"
-                    " whose requests to believe. Usually the service account lacks a RoleBinding"
-                    f" in {CONFIG_NAMESPACE} to the Role extension-apiserver-authentication-reader;"
-                    " --client-ca-file and --requestheader-client-ca-file can stand in for it",
+                    " whose requests to believe; trying again",
                     error=problem,
+                    hint=HINT,
                 )
             told = problem
 

@@ -10,6 +10,7 @@ import structlog
 from apiserver.cluster.client import Cluster, Refused, Unreachable
 
 PAGE = 500
+PATIENCE = 10.0  # seconds: a kube-apiserver that restarts is no loss
 FIRST, LONGEST = 0.2, 10.0  # seconds between attempts
 WATCH_SECONDS = (300, 600)  # the cluster ends a watch after a time drawn from here
 
@@ -22,7 +23,7 @@ class Informer:
     """The objects of a collection by `namespace/name`, or by name; `changed` is called after each.
 
     `synced` once they have been listed. What was known stays known while the cluster is away;
-    `failure` tells why it cannot be followed at the moment.
+    `failure` tells why it cannot be followed at the moment, and `lost` whether that lasts.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Informer:
         self.objects: dict[str, Json] = {}
         self.synced = False
         self.failure = ""
+        self._failing = 0.0  # since when, by the event loop's clock
+        self._delay = FIRST
         self._cluster = cluster
         self._path = path
         self._query = {"fieldSelector": selector} if selector else {}
@@ -45,26 +48,33 @@ class Informer:
 
     async def run(self) -> None:
         """For ever."""
-        revision, delay = "", FIRST
+        revision = ""
         while True:
             try:
                 revision = revision or await self._list()
-                self.failure, delay = "", FIRST
                 revision = await self._watch(revision)
             except Refused as error:
                 revision = "" if error.code in (404, 410) else revision
                 self._failed(error)
             except Unreachable as error:
                 self._failed(error)
-            else:
-                continue
-            await asyncio.sleep(delay * (0.5 + self._rand.random()))
-            delay = min(delay * 2, LONGEST)
+            # After an end in order too: one that ends every watch must not be hammered.
+            await asyncio.sleep(self._delay * self._rand.random())
+
+    @property
+    def lost(self) -> bool:
+        return bool(self.failure) and asyncio.get_running_loop().time() > self._failing + PATIENCE
 
     def _failed(self, error: Exception) -> None:
         if not self.failure:
+            self._failing = asyncio.get_running_loop().time()
             log.warning("cannot follow the cluster", path=self._path, error=str(error))
-        self.failure = str(error)
+        self.failure, self._delay = str(error), min(self._delay * 2, LONGEST)
+
+    def _works(self) -> None:
+        if self.failure:
+            log.info("following the cluster again", path=self._path)
+        self.failure, self._delay = "", FIRST
 
     async def _list(self) -> str:
         found: dict[str, Json] = {}
@@ -79,6 +89,7 @@ class Informer:
             if not token:
                 break
         self.objects, self.synced = found, True
+        self._works()
         self._changed()
         return revision
 
@@ -91,6 +102,7 @@ class Informer:
             **self._query,
         }
         async with self._cluster.watch(self._path, **query) as events:
+            self._works()
             async for event in events:
                 kind, obj = event.get("type"), event.get("object")
                 if kind == "ERROR" or not isinstance(obj, dict):

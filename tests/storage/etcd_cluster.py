@@ -216,8 +216,12 @@ class EtcdServer:
         self._cluster = EtcdCluster(folder, (Place(),), binary=binary)
         self.endpoint = self._cluster.endpoints
 
+    @property
+    def member(self) -> Member:
+        return self._cluster.members[0]
+
     def start(self) -> None:
-        self._cluster.start(self._cluster.members[0])
+        self._cluster.start(self.member)
 
     def kill(self) -> None:
         self._cluster.kill()

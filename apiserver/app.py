@@ -134,7 +134,12 @@ def create_app(
         ready |= {name: _later(check) for name, check in extension.checks().items()}
     limits = Limits(tuning.reads, tuning.writes, tuning.timeout, lifecycle.stopping)
     metrics = Metrics(limits=limits, sources=[storage_metrics.collector(measured, cacher, reader)])
-    guard = extension.guard if extension is not None else None
+    guard, admission = None, None
+    if extension is not None:
+        guard, admission = extension.guard, extension.admission
+        extension.count = lambda resource, namespace: cacher.objects(resource).count(
+            f"{resource.prefix}{namespace}/"
+        )
     resources = Resources(
         strategies=strategies,
         reader=reader,
@@ -146,6 +151,7 @@ def create_app(
         rand=rand,
         min_watch=tuning.min_watch,
         guard=guard,
+        admission=admission,
     )
     app = FastAPI(
         title="networkpolicys",

@@ -12,6 +12,8 @@ from typing import Any
 import structlog
 
 from apiserver import files
+from apiserver.admission.chain import Plugins
+from apiserver.api.resource import Resource
 from apiserver.auth.authenticate import Authenticator
 from apiserver.auth.authorize import Authorizer
 from apiserver.auth.source import Flags, TrustSource
@@ -20,6 +22,7 @@ from apiserver.auth.trust import Proxy
 from apiserver.cluster.access import Access
 from apiserver.cluster.client import Cluster
 from apiserver.cluster.informer import Informer
+from apiserver.http.admission import Admission
 from apiserver.http.guard import Guard
 from apiserver.registry.cluster_gate import ClusterGate
 from apiserver.self_signed import own_names, self_signed
@@ -67,6 +70,10 @@ class Extension:
             ),
         )
         self.gate = ClusterGate(self.cluster, self._namespaces)
+        self._plugins = Plugins(self.cluster, self._namespaces, count=self._counted)
+        self.admission = Admission(self._plugins)
+        # How many objects of a resource a namespace has; the application knows.
+        self.count: Callable[[Resource, str], int] = lambda resource, namespace: 0
 
     def context(self, *ignored: object) -> ssl.SSLContext:
         """For uvicorn's `ssl_context_factory`."""
@@ -77,6 +84,7 @@ class Extension:
         return {
             "authentication": lambda: self._trust.ready,
             "namespaces": lambda: self._namespaces.synced,
+            "admission": lambda: self._plugins.ready,
             "cluster": lambda: not self._namespaces.lost,
         }
 
@@ -85,13 +93,18 @@ class Extension:
         return {
             "client authorities": self._trust.run(),
             "namespaces": self._namespaces.run(),
+            **{f"admission {n}": i.run() for n, i in enumerate(self._plugins.informers)},
             "serving certificate": files.follow(
                 self.serving.files, self._renew, what="serving certificate"
             ),
         }
 
     async def close(self) -> None:
+        await self._plugins.close()
         await self._clusters.close()
+
+    def _counted(self, resource: Resource, namespace: str) -> int:
+        return self.count(resource, namespace)
 
     def _renew(self) -> None:
         self.serving.renew(self._trust.now)

@@ -37,6 +37,10 @@ class Objects:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    def count(self, prefix: str) -> int:
+        """How many there are under a storage prefix."""
+        return len(self._blocks.under(prefix))
+
     def load(self, record: Record) -> None:
         """Take over a record of the first list."""
         self._replace(None, self._take(record.key, record.value, record.revision))

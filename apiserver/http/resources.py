@@ -27,6 +27,8 @@ from apiserver.registry.strategy import Strategy
 from apiserver.registry.writer import Where, Writer, Written
 
 if TYPE_CHECKING:
+    from apiserver.admission.chain import Review
+    from apiserver.http.admission import Admission
     from apiserver.http.guard import Guard
 
 
@@ -49,6 +51,7 @@ class Resources:
         rand: random.Random,
         min_watch: float,
         guard: "Guard | None" = None,
+        admission: "Admission | None" = None,
     ) -> None:
         self._strategies = {strategy.resource.prefix: strategy for strategy in strategies}
         self._reader = reader
@@ -60,6 +63,7 @@ class Resources:
         self._rand = rand
         self._min_watch = min_watch
         self._guard = guard
+        self._admission = admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve `scope["request_info"]`; a WebSocket may ask for a watch and nothing else."""
@@ -121,10 +125,16 @@ class Resources:
         asked = self._writing("CreateOptions", request)
         obj, warnings, valid = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace)
+        review = self._review(info, request, "CreateOptions", dry_run=asked.dry_run)
         written = await self._writer.create(
-            self._where(info), obj, manager=asked.manager, valid=valid, dry_run=asked.dry_run
+            self._where(info),
+            obj,
+            manager=asked.manager,
+            valid=valid,
+            dry_run=asked.dry_run,
+            admit=review,
         )
-        return self._written(written, warnings, info, output, request)
+        return self._written(written, warnings, info, output, request, review)
 
     async def _update(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
@@ -133,14 +143,16 @@ class Resources:
         asked = self._writing("UpdateOptions", request)
         obj, warnings, _ = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace, info.name)
+        review = self._review(info, request, "UpdateOptions", dry_run=asked.dry_run)
         written = await self._writer.replace(
             self._where(info),
             obj,
             manager=asked.manager,
             subresource=info.subresource,
             dry_run=asked.dry_run,
+            admit=review,
         )
-        return self._written(written, warnings, info, output, request)
+        return self._written(written, warnings, info, output, request, review)
 
     async def _patch(self, info: RequestInfo, request: Request) -> Response:
         media = negotiation.patch(_field(request, b"content-type"))
@@ -165,14 +177,16 @@ class Resources:
             body.place(new, info.resource, info.namespace, info.name)
             return new
 
+        review = self._review(info, request, "PatchOptions", dry_run=asked.dry_run)
         written = await self._writer.update(
             self._where(info),
             apply,
             manager=asked.manager,
             subresource=info.subresource,
             dry_run=asked.dry_run,
+            admit=review,
         )
-        return self._written(written, [*warnings, *told], info, output, request)
+        return self._written(written, [*warnings, *told], info, output, request, review)
 
     async def _apply(
         self,
@@ -188,6 +202,7 @@ class Resources:
         body.place(applied, info.resource, info.namespace, info.name)
         managedfields.check(applied, info.resource.schema, info.resource.kind)
         guard, scope = self._guard, request.scope
+        review = self._review(info, request, "PatchOptions", dry_run=asked.dry_run)
         written = await self._writer.apply(
             self._where(info),
             applied,
@@ -196,20 +211,23 @@ class Resources:
             subresource=info.subresource,
             dry_run=asked.dry_run,
             may_create=None if guard is None else lambda: guard.admit(scope, info, "create"),
+            admit=review,
         )
-        return self._written(written, warnings, info, output, request)
+        return self._written(written, warnings, info, output, request, review)
 
     async def _delete(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
         asked = await self._deleting(request)
+        review = self._review(info, request, "DeleteOptions", dry_run=asked.dry_run)
         written = await self._writer.delete(
             self._where(info),
             preconditions=asked.preconditions,
             finalizers=asked.finalizers,
             dry_run=asked.dry_run,
+            admit=review,
         )
         if not written.deleted:
-            response = self._written(written, [], info, output, request)
+            response = self._written(written, [], info, output, request, review)
             if asked.accepted:
                 response.status_code = 202
             return response
@@ -220,7 +238,7 @@ class Resources:
             "kind": info.resource.plural,
             "uid": metadata.get("uid", ""),
         }
-        return responses.document(
+        response = responses.document(
             {
                 "kind": "Status",
                 "apiVersion": "v1",
@@ -230,6 +248,7 @@ class Resources:
             },
             pretty=output.pretty,
         )
+        return responses.with_warnings(response, review.warnings if review else ())
 
     async def _deletecollection(self, info: RequestInfo, request: Request) -> Response:
         self._output(request)
@@ -238,13 +257,14 @@ class Resources:
         found = await self._reader.list(
             info.resource, self._view(info, query), options.listing(query)
         )
+        review = self._review(info, request, "DeleteOptions", dry_run=asked.dry_run)
         deleted = []
         for item in found.items:
             name = item.key.rpartition("/")[2]
             where = Where(self._strategy(info), info.namespace, name)
             try:
                 written = await self._writer.delete(
-                    where, finalizers=asked.finalizers, dry_run=asked.dry_run
+                    where, finalizers=asked.finalizers, dry_run=asked.dry_run, admit=review
                 )
             except status.StatusError as error:
                 if error.code != 404:
@@ -289,6 +309,14 @@ class Resources:
             apply=apply,
         )
 
+    def _review(
+        self, info: RequestInfo, request: Request, kind: str, *, dry_run: bool
+    ) -> "Review | None":
+        """What a write has to pass before it is stored; None where nothing wants to see it."""
+        if self._admission is None:
+            return None
+        return self._admission.reviewing(request.scope, info, kind, dry_run=dry_run)
+
     async def _deleting(self, request: Request) -> options.DeleteOptions:
         data = await body.read(request)
         given: Any = {}
@@ -311,6 +339,7 @@ class Resources:
         info: RequestInfo,
         output: Output,
         request: Request,
+        review: "Review | None" = None,
     ) -> Response:
         response = responses.stored(
             written.data,
@@ -319,7 +348,8 @@ class Resources:
             now=self._clock(),
             code=201 if written.created else 200,
         )
-        return responses.with_warnings(response, [*warnings, *written.warnings])
+        told = review.warnings if review is not None else ()
+        return responses.with_warnings(response, [*warnings, *written.warnings, *told])
 
 
 def _field(request: Request, name: bytes) -> str:

@@ -48,6 +48,21 @@ def fill(
     strategy.prepare(obj)
 
 
+OWNED = ("name", "generateName", "namespace", "uid", "creationTimestamp", "generation")
+
+
+def owned(wanted: Json, filled: Json) -> Json:
+    """An object as others want it, with what the server has filled in as it was."""
+    meta, was = {**wanted["metadata"]}, filled["metadata"]
+    for name in (*OWNED, "managedFields"):
+        if name in was:
+            meta[name] = was[name]
+        else:
+            meta.pop(name, None)
+    types = {"apiVersion": filled["apiVersion"], "kind": filled["kind"]}
+    return {**wanted, **types, "metadata": meta}
+
+
 def merge(strategy: Strategy, name: str, old: Json, new: Json, subresource: str) -> Json:
     """What an update may change, with what it may not taken from the old object. 422."""
     resource = strategy.resource

@@ -8,7 +8,7 @@ It knows no HTTP. The order of the checks is k8s.io/apiserver's
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -59,6 +59,16 @@ class Preconditions:
     revision: str | None = None
 
 
+class Admit(Protocol):
+    """What one write has to pass, and what may change it; see `admission.chain.Review`."""
+
+    async def mutate(self, operation: str, name: str, obj: Json | None, old: Json | None) -> Json:
+        """The object as it shall be."""
+
+    async def validate(self, operation: str, name: str, obj: Json | None, old: Json | None) -> None:
+        """Raise where it may not be."""
+
+
 class Writer:
     """Writes objects through the store; `clock` gives Unix seconds."""
 
@@ -83,6 +93,7 @@ class Writer:
         manager: str | None = None,
         valid: bool = False,
         dry_run: bool = False,
+        admit: Admit | None = None,
     ) -> Written:
         """Store a new object. 404 without its namespace, 409 if the name is taken, 422.
 
@@ -114,8 +125,15 @@ class Writer:
                 origin = self._origin(where, manager) if manager is not None else None
                 now = metadata.now_text(self._clock())
                 prepare.fill(strategy, where.namespace, obj, origin, now=now)
+                if admit is not None:
+                    wanted = await admit.mutate("CREATE", str(meta.get("name") or ""), obj, None)
+                    if wanted != obj:
+                        obj, valid = prepare.owned(wanted, obj), False
+                        meta = obj["metadata"]
                 if not valid:
                     _check_valid(where, obj)
+                if admit is not None:
+                    await admit.validate("CREATE", str(meta["name"]), obj, None)
             name = str(meta["name"])
             try:
                 data, revision = await self._insert(where, name, obj, given, dry_run=dry_run)
@@ -151,6 +169,7 @@ class Writer:
         manager: str | None = None,
         subresource: str = "",
         dry_run: bool = False,
+        admit: Admit | None = None,
     ) -> Written:
         """Apply `change` to the object and store the result.
 
@@ -168,7 +187,7 @@ class Writer:
                 wanted["metadata"]["managedFields"] = managedfields.track(old, wanted, origin)
             return wanted
 
-        return await self._store_change(where, tracked, subresource, dry_run)
+        return await self._store_change(where, tracked, subresource, dry_run, admit)
 
     async def apply(
         self,
@@ -180,6 +199,7 @@ class Writer:
         subresource: str = "",
         dry_run: bool = False,
         may_create: Callable[[], Awaitable[None]] | None = None,
+        admit: Admit | None = None,
     ) -> Written:
         """Server-side apply: create the object or merge into it. 409 where others own a field.
 
@@ -196,7 +216,7 @@ class Writer:
         resource = where.strategy.resource
         while True:
             try:
-                return await self._store_change(where, merged, subresource, dry_run)
+                return await self._store_change(where, merged, subresource, dry_run, admit)
             except status.StatusError as error:
                 if error.code != 404 or subresource:
                     raise
@@ -209,24 +229,33 @@ class Writer:
             if may_create is not None:
                 await may_create()
             try:
-                return await self.create(where, merged({}), dry_run=dry_run)
+                return await self.create(where, merged({}), dry_run=dry_run, admit=admit)
             except status.StatusError as error:
                 if error.reason != "AlreadyExists":
                     raise
 
     async def _store_change(
-        self, where: Where, change: Callable[[Json], Json], subresource: str, dry_run: bool
+        self,
+        where: Where,
+        change: Callable[[Json], Json],
+        subresource: str,
+        dry_run: bool,
+        admit: Admit | None,
     ) -> Written:
         resource, name = where.strategy.resource, where.name
         while True:
             record, old = await self._read(where)
             wanted = change(old)
+            if admit is not None:
+                wanted = await admit.mutate("UPDATE", name, wanted, old)
             doubled = metadata.dedup_owners(wanted["metadata"])
             asked = wanted["metadata"].get("resourceVersion")
             if asked and _revision(asked) != record.revision:
                 raise status.conflict(resource, name)
             wanted = prepare.merge(where.strategy, name, old, wanted, subresource)
             told = (*doubled, *prepare.warnings(where.strategy, wanted, old))
+            if admit is not None:
+                await admit.validate("UPDATE", name, wanted, old)
             if prepare.gone(where.strategy, wanted):
                 data = await self._remove(where, record, wanted, dry_run=dry_run)
                 if data is None:
@@ -255,6 +284,7 @@ class Writer:
         finalizers: tuple[str, ...] = (),
         until: int | None = None,
         dry_run: bool = False,
+        admit: Admit | None = None,
     ) -> Written:
         """Delete the object, or mark it as terminating where something holds it.
 
@@ -270,6 +300,9 @@ class Writer:
                 _check(where, preconditions, meta, record.revision)
             if where.name in strategy.immortal:
                 raise status.forbidden(resource, where.name, "this namespace may not be deleted")
+            if admit is not None:
+                await admit.mutate("DELETE", where.name, None, old)
+                await admit.validate("DELETE", where.name, None, old)
             held = [*(meta.get("finalizers") or []), *finalizers]
             if not held and not strategy.linger(old):
                 data = await self._remove(where, record, old, dry_run=dry_run)

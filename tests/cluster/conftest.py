@@ -150,9 +150,10 @@ class Place:
             base_url=replica.url, verify=context, trust_env=False, timeout=20, headers=headers
         )
 
-    async def control(self, what: str, **query: Any) -> dict[str, Any]:
+    async def control(self, what: str, body: Any = None, **query: Any) -> dict[str, Any]:
         async with self.as_user("admin-token") as http:
-            found: dict[str, Any] = (await http.post(f"/control/{what}", params=query)).json()
+            answer = await http.post(f"/control/{what}", params=query, json=body)
+            found: dict[str, Any] = answer.json()
             return found
 
     async def until_available(self, *replicas: Replica) -> None:

@@ -8,6 +8,7 @@ aggregator does, and passes requests on with the certificate and the headers of 
 """
 
 import asyncio
+import base64
 import contextlib
 import itertools
 import json
@@ -41,6 +42,11 @@ USERS = {
     "server-token": ("system:serviceaccount:kube-system:networkpolicys", []),
 }
 VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
+ADMISSION = {
+    "mutatingwebhookconfigurations": "MutatingWebhookConfiguration",
+    "validatingwebhookconfigurations": "ValidatingWebhookConfiguration",
+    "resourcequotas": "ResourceQuota",
+}
 READABLE = ("/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz")
 
 
@@ -58,6 +64,7 @@ def allowed(user: str, groups: list[str], spec: Json) -> bool:
             ("create", "subjectaccessreviews"),
             *((verb, "namespaces") for verb in ("get", "list", "watch")),
             *((verb, "configmaps") for verb in ("get", "list", "watch")),
+            *((verb, kind) for verb in ("list", "watch") for kind in ADMISSION),
         }
     verbs = {"editor": VERBS, "patcher": {"get", "patch"}}.get(user, set())
     mine = asked.get("namespace") == "team-a" and asked.get("group") == GROUP
@@ -119,6 +126,8 @@ class StandIn:
         self.folder = folder
         self.namespaces = Collection("Namespace", counter)
         self.config_maps = Collection("ConfigMap", counter)
+        self.admission = {key: Collection(kind, counter) for key, kind in ADMISSION.items()}
+        self.reviewed: list[Json] = []
         self.reviews: dict[str, int] = {"tokenreviews": 0, "subjectaccessreviews": 0}
         self.available: dict[str, str] = dict.fromkeys(backends, "not looked at yet")
         self._clients: dict[object, httpx.AsyncClient] = {}
@@ -128,6 +137,7 @@ class StandIn:
         self.publish()
         self.app = Starlette(
             routes=[
+                Route("/hook/{what}", self.hook, methods=["POST"]),
                 Route("/control/{what}", self.control, methods=["GET", "POST"]),
                 Route(
                     "/{path:path}",
@@ -193,6 +203,14 @@ class StandIn:
                 return JSONResponse({"available": self.available, "reviews": self.reviews})
             case "publish":
                 self.publish()
+            case "reviewed":
+                return JSONResponse({"reviewed": self.reviewed})
+            case "admission":
+                kind, name = (request.query_params[key] for key in ("kind", "name"))
+                body = await request.body()
+                gone = self.admission[kind].objects.get(name, {})
+                made = json.loads(body) if body else gone
+                self.admission[kind].put(name, made, kind="" if body else "DELETED")
             case "terminate":
                 name = request.query_params["namespace"]
                 meta = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
@@ -200,6 +218,29 @@ class StandIn:
             case "backends":
                 self.available = dict.fromkeys(request.query_params.getlist("url"), "not yet")
         return JSONResponse({})
+
+    async def hook(self, request: Request) -> Response:
+        """A webhook of each kind."""
+        asked = (await request.json())["request"]
+        self.reviewed.append(asked)
+        answer: Json = {"uid": asked["uid"], "allowed": True}
+        match request.path_params["what"]:
+            case "label":
+                patch = [{"op": "add", "path": "/metadata/labels", "value": {"from": "webhook"}}]
+                encoded = base64.b64encode(json.dumps(patch).encode()).decode()
+                answer |= {"patchType": "JSONPatch", "patch": encoded, "warnings": ["labelled"]}
+            case "spoil":
+                patch = [{"op": "add", "path": "/spec/bogus", "value": 1}]
+                encoded = base64.b64encode(json.dumps(patch).encode()).decode()
+                answer |= {"patchType": "JSONPatch", "patch": encoded}
+            case "deny":
+                status: Json = {"code": 409, "message": "not on my watch", "reason": "Conflict"}
+                answer |= {"allowed": False, "status": status}
+            case "broken":
+                return Response("no", 500)
+            case "slow":
+                await asyncio.sleep(30)
+        return JSONResponse({"kind": "AdmissionReview", "response": answer})
 
     async def serve(self, request: Request) -> Response:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -253,6 +294,10 @@ class StandIn:
                 if request.method == "DELETE":
                     self.namespaces.put(name, found, kind="DELETED")
                 return JSONResponse(found)
+            case ["apis", "admissionregistration.k8s.io", "v1", kind] | ["api", "v1", kind] if (
+                kind in ADMISSION
+            ):
+                return self.admission[kind].answer(request)
             case ["api", "v1", "namespaces", "kube-system", "configmaps"]:
                 return self.config_maps.answer(request)
         return refuse(404, "NotFound", "the server could not find the requested resource")

@@ -1,0 +1,248 @@
+"""What a write passes before it is stored: quotas, webhooks that change it, webhooks that judge it.
+
+k8s.io/apiserver `pkg/admission/plugin/webhook`: those that change are asked one after the other,
+and once more where they wish, after another has changed the object; those that judge all at once.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from apiserver.admission import quota, webhooks
+from apiserver.admission.call import Answer, Caller, Failed
+from apiserver.admission.webhooks import Webhook
+from apiserver.api import json_patch, status
+from apiserver.api.identity import new_uid
+from apiserver.api.resource import Resource
+from apiserver.auth.attributes import Attributes
+from apiserver.auth.user import User
+from apiserver.cluster.client import Cluster
+from apiserver.cluster.informer import Informer
+
+ROOT = "/apis/admissionregistration.k8s.io/v1"
+MUTATING = f"{ROOT}/mutatingwebhookconfigurations"
+VALIDATING = f"{ROOT}/validatingwebhookconfigurations"
+QUOTAS = "/api/v1/resourcequotas"
+
+log = structlog.get_logger()
+
+Json = dict[str, Any]
+
+
+class Plugins:
+    """The plugins with what they follow of the cluster."""
+
+    def __init__(
+        self, cluster: Cluster, namespaces: Informer, *, count: Callable[[Resource, str], int]
+    ) -> None:
+        """`count` tells how many objects of a resource a namespace has."""
+        self._mutating = _Configurations(cluster, MUTATING)
+        self._validating = _Configurations(cluster, VALIDATING)
+        self._quotas = Informer(cluster, QUOTAS)
+        self._namespaces = namespaces
+        self._caller = Caller()
+        self._count = count
+
+    @property
+    def informers(self) -> tuple[Informer, ...]:
+        return self._mutating.informer, self._validating.informer, self._quotas
+
+    @property
+    def ready(self) -> bool:
+        return all(informer.synced for informer in self.informers)
+
+    def concerning(
+        self, user: User, wanted: Attributes, resource: Resource, options: Json, *, dry_run: bool
+    ) -> "Review | None":
+        """What admits one request; None where nothing is there to. 503 while that is not known."""
+        if not self.ready:
+            raise status.unavailable(
+                "the webhook configurations and quotas of the cluster are not known yet"
+            )
+        quotas = [
+            found
+            for key, found in self._quotas.objects.items()
+            if key.startswith(f"{wanted.namespace}/")
+        ]
+        if not (self._mutating.webhooks or self._validating.webhooks or quotas):
+            return None
+        return Review(
+            user=user,
+            wanted=wanted,
+            resource=resource,
+            options=options,
+            dry_run=dry_run,
+            mutating=self._mutating.webhooks,
+            validating=self._validating.webhooks,
+            namespace=self._labels(wanted.namespace),
+            quotas=quotas,
+            count=lambda: self._count(resource, wanted.namespace),
+            caller=self._caller,
+        )
+
+    async def close(self) -> None:
+        await self._caller.close()
+
+    def _labels(self, namespace: str) -> Mapping[str, str]:
+        found = self._namespaces.objects.get(namespace) or {}
+        labels: Mapping[str, str] = (found.get("metadata") or {}).get("labels") or {}
+        return labels
+
+
+class _Configurations:
+    """The webhooks of all configurations of a kind, in the order of their names."""
+
+    def __init__(self, cluster: Cluster, path: str) -> None:
+        self.informer = Informer(cluster, path, changed=self._read)
+        self.webhooks: list[Webhook] = []
+
+    def _read(self) -> None:
+        found: list[Webhook] = []
+        for _, configuration in sorted(self.informer.objects.items()):
+            try:
+                found += webhooks.parse(configuration)
+            except ValueError as error:
+                log.error("a webhook configuration cannot be understood", error=str(error))
+        self.webhooks = found
+
+
+@dataclass(slots=True, kw_only=True)
+class Review:
+    """The admission of one request; `warnings` and `annotations` are what webhooks said."""
+
+    user: User
+    wanted: Attributes
+    resource: Resource
+    options: Json
+    dry_run: bool
+    mutating: Sequence[Webhook]
+    validating: Sequence[Webhook]
+    namespace: Mapping[str, str]
+    quotas: Sequence[Mapping[str, Any]]
+    count: Callable[[], int]
+    caller: Caller
+    warnings: list[str] = field(default_factory=list)
+    annotations: dict[str, str] = field(default_factory=dict)
+
+    async def mutate(self, operation: str, name: str, obj: Json | None, old: Json | None) -> Json:
+        """The object as the webhooks want it; for a delete nothing can change."""
+        asked: list[Webhook] = []
+        changed_after: set[Webhook] = set()
+        for webhook in self._concerned(self.mutating, operation, obj, old):
+            patched = await self._patched(webhook, operation, name, obj, old)
+            if patched != obj:
+                changed_after |= {*asked}
+                obj = patched
+            asked.append(webhook)
+        for webhook in asked:
+            if webhook.reinvoke and webhook in changed_after:
+                obj = await self._patched(webhook, operation, name, obj, old)
+        return obj or {}
+
+    async def validate(self, operation: str, name: str, obj: Json | None, old: Json | None) -> None:
+        """Raise where a quota or a webhook is against it."""
+        if operation == "CREATE":
+            quota.check(self.quotas, self.resource, name, self.count)
+        concerned = self._concerned(self.validating, operation, obj, old)
+        answers = await asyncio.gather(
+            *(self._ask(webhook, operation, name, obj, old) for webhook in concerned),
+            return_exceptions=True,
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+
+    def _concerned(
+        self, found: Sequence[Webhook], operation: str, obj: Json | None, old: Json | None
+    ) -> list[Webhook]:
+        return [
+            webhook
+            for webhook in found
+            if webhook.concerns(operation, self.wanted, self.namespace, (obj, old))
+        ]
+
+    async def _patched(
+        self, webhook: Webhook, operation: str, name: str, obj: Json | None, old: Json | None
+    ) -> Json | None:
+        answer = await self._ask(webhook, operation, name, obj, old)
+        if answer is None or not answer.patch or obj is None:
+            return obj
+        try:
+            patched: Json = json_patch.json_patch(obj, answer.patch)
+        except status.StatusError as error:
+            raise status.internal(f'webhook "{webhook.name}": {error.message}') from error
+        if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
+            raise status.internal(f'webhook "{webhook.name}" left no object')
+        return patched
+
+    async def _ask(
+        self, webhook: Webhook, operation: str, name: str, obj: Json | None, old: Json | None
+    ) -> Answer | None:
+        """None where it cannot be asked, and that is no reason against the request."""
+        if self.dry_run and webhook.side_effects:
+            raise status.bad_request(f"admission webhook {webhook.name!r} does not support dry run")
+        try:
+            answer = await self.caller.ask(webhook, self._request(operation, name, obj, old))
+        except Failed as failure:
+            log.warning(
+                "failed calling webhook",
+                webhook=webhook.name,
+                configuration=webhook.configuration,
+                error=str(failure),
+                ignored=not webhook.fail,
+            )
+            if webhook.fail:
+                raise status.internal(
+                    f'failed calling webhook "{webhook.name}": failed to call webhook: {failure}'
+                ) from failure
+            return None
+        self.warnings += answer.warnings
+        for key, value in answer.annotations.items():
+            self.annotations[f"{webhook.name}/{key}"] = str(value)
+        if not answer.allowed:
+            raise _denied(webhook, answer)
+        return answer
+
+    def _request(self, operation: str, name: str, obj: Json | None, old: Json | None) -> Json:
+        kind = {
+            "group": self.resource.group,
+            "version": self.resource.version,
+            "kind": self.resource.kind,
+        }
+        resource = {
+            "group": self.resource.group,
+            "version": self.resource.version,
+            "resource": self.resource.plural,
+        }
+        user: Json = {"username": self.user.name, "groups": list(self.user.groups)}
+        if self.user.uid:
+            user["uid"] = self.user.uid
+        if self.user.extra:
+            user["extra"] = {key: list(values) for key, values in self.user.extra.items()}
+        return {
+            "uid": new_uid(),
+            "kind": kind,
+            "resource": resource,
+            "requestKind": kind,
+            "requestResource": resource,
+            **({"subResource": self.wanted.subresource} if self.wanted.subresource else {}),
+            "name": name,
+            "namespace": self.wanted.namespace,
+            "operation": operation,
+            "userInfo": user,
+            "object": obj,
+            "oldObject": old,
+            "dryRun": self.dry_run,
+            "options": self.options,
+        }
+
+
+def _denied(webhook: Webhook, answer: Answer) -> status.StatusError:
+    why = answer.message or answer.reason
+    text = f'admission webhook "{webhook.name}" denied the request'
+    code = answer.code if 400 <= answer.code < 600 else 403
+    message = f"{text}: {why}" if why else f"{text} without explanation"
+    return status.StatusError(code, answer.reason or "Forbidden", message)

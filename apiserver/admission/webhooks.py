@@ -1,0 +1,149 @@
+"""The webhooks of the cluster's configurations, and which of them a request concerns. Pure.
+
+`admissionregistration.k8s.io/v1`; k8s.io/apiserver `pkg/admission/plugin/webhook`. Conditions in
+CEL (`matchConditions`) are not evaluated: such a webhook is called as if they held.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from apiserver.auth.attributes import Attributes
+from policy import Operator, Requirement, Selector
+
+DEFAULT_TIMEOUT = 10.0  # seconds
+OPERATIONS = {"create": "CREATE", "update": "UPDATE", "delete": "DELETE"}
+
+Json = Mapping[str, Any]
+
+
+class Rule(NamedTuple):
+    """What a webhook wants to see; a `*` stands for anything."""
+
+    operations: frozenset[str]
+    groups: frozenset[str]
+    versions: frozenset[str]
+    resources: frozenset[str]
+    scope: str
+
+    def covers(self, operation: str, wanted: Attributes) -> bool:
+        scopes = ("*", "Namespaced" if wanted.namespace else "Cluster")
+        names = {f"{wanted.resource}/{wanted.subresource}", f"{wanted.resource}/*", "*/*"}
+        if wanted.subresource:
+            names.add(f"*/{wanted.subresource}")
+        else:
+            names = {wanted.resource, "*", "*/*"}
+        return (
+            not self.operations.isdisjoint({operation, "*"})
+            and not self.groups.isdisjoint({wanted.group, "*"})
+            and not self.versions.isdisjoint({wanted.version, "*"})
+            and not self.resources.isdisjoint(names)
+            and self.scope in scopes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """One webhook of a configuration. `timeout` is in seconds; `authority` is PEM.
+
+    `fail` is whether a request is refused where the webhook cannot be asked; `reinvoke` whether it
+    wants to see an object again that others changed after it.
+    """
+
+    name: str
+    configuration: str
+    url: str
+    authority: str
+    rules: tuple[Rule, ...]
+    namespaces: Selector
+    objects: Selector
+    fail: bool
+    timeout: float
+    reinvoke: bool
+    side_effects: bool
+
+    def concerns(
+        self,
+        operation: str,
+        wanted: Attributes,
+        namespace: Mapping[str, str],
+        objects: Iterable[Json | None],
+    ) -> bool:
+        """Whether it is to be asked; by the labels of the namespace and of either object."""
+        return (
+            any(rule.covers(operation, wanted) for rule in self.rules)
+            and (not wanted.namespace or self.namespaces.matches(namespace))
+            and any(self.objects.matches(_labels(obj)) for obj in objects if obj is not None)
+        )
+
+
+def parse(configuration: Json) -> list[Webhook]:
+    """The webhooks of a configuration, in its order. `ValueError` for what cannot be understood."""
+    owner = str((configuration.get("metadata") or {}).get("name"))
+    return [_webhook(owner, found) for found in configuration.get("webhooks") or ()]
+
+
+def _webhook(owner: str, found: Json) -> Webhook:
+    name = str(found.get("name"))
+    client = found.get("clientConfig") or {}
+    try:
+        authority = base64.b64decode(client.get("caBundle") or "", validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{owner}: {name}: caBundle: {error}") from error
+    return Webhook(
+        name=name,
+        configuration=owner,
+        url=_url(client),
+        authority=authority,
+        rules=tuple(map(_rule, found.get("rules") or ())),
+        namespaces=selector(found.get("namespaceSelector")),
+        objects=selector(found.get("objectSelector")),
+        fail=found.get("failurePolicy") != "Ignore",
+        timeout=float(found.get("timeoutSeconds") or DEFAULT_TIMEOUT),
+        reinvoke=found.get("reinvocationPolicy") == "IfNeeded",
+        side_effects=found.get("sideEffects") not in ("None", "NoneOnDryRun"),
+    )
+
+
+def _url(client: Json) -> str:
+    if client.get("url"):
+        return str(client["url"])
+    service = client.get("service") or {}
+    host = f"{service.get('name')}.{service.get('namespace')}.svc"
+    path = str(service.get("path") or "/")
+    return f"https://{host}:{service.get('port') or 443}/{path.lstrip('/')}"
+
+
+def _rule(found: Json) -> Rule:
+    return Rule(
+        frozenset(found.get("operations") or ()),
+        frozenset(found.get("apiGroups") or ()),
+        frozenset(found.get("apiVersions") or ()),
+        frozenset(found.get("resources") or ()),
+        str(found.get("scope") or "*"),
+    )
+
+
+def selector(found: Json | None) -> Selector:
+    """A LabelSelector; none at all selects everything. `ValueError` for an unknown operator."""
+    found = found or {}
+    wanted = [
+        Requirement(key, Operator.IN, (value,))
+        for key, value in (found.get("matchLabels") or {}).items()
+    ]
+    wanted += [
+        Requirement(
+            str(item.get("key")),
+            Operator(item.get("operator")),
+            tuple(sorted(item.get("values") or ())),
+        )
+        for item in found.get("matchExpressions") or ()
+    ]
+    return Selector(tuple(sorted(wanted)))
+
+
+def _labels(obj: Json) -> Mapping[str, str]:
+    found: Mapping[str, str] = (obj.get("metadata") or {}).get("labels") or {}
+    return found

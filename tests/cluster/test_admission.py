@@ -1,0 +1,161 @@
+"""Webhooks and quotas of the cluster, for our resource: rows AD-02 to AD-04."""
+
+import asyncio
+import base64
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.conftest import POLICIES, World, policy
+
+_NAMES = itertools.count()
+
+
+@contextlib.asynccontextmanager
+async def webhook(
+    world: World, what: str, *, mutating: bool = False, **options: Any
+) -> AsyncIterator[None]:
+    """One in the cluster, for objects that have the label of its name."""
+    place, name = world.place, f"{what}.example.com"
+    authority = (place.folder / "cluster-ca.pem").read_bytes()
+    client = {
+        "url": f"{place.url}/hook/{what}",
+        "caBundle": base64.b64encode(authority).decode(),
+    }
+    rule = {
+        "apiGroups": ["net.alpha.kubernetes.io"], "apiVersions": ["*"], "scope": "Namespaced",
+        "operations": ["*"], "resources": ["networkpolicys"],
+    }  # fmt: skip
+    found = {
+        "name": name, "clientConfig": client, "rules": [rule], "sideEffects": "None",
+        "admissionReviewVersions": ["v1"], **options,
+    }  # fmt: skip
+    kind = f"{'mutating' if mutating else 'validating'}webhookconfigurations"
+    await place.control("admission", {"webhooks": [found]}, kind=kind, name=what)
+    await asyncio.sleep(0.3)  # the servers follow the configurations
+    try:
+        yield
+    finally:
+        await place.control("admission", kind=kind, name=what)
+        await asyncio.sleep(0.3)
+
+
+@pytest.fixture
+async def admin(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    async with world.place.client(world.replica, token="admin-token") as http:
+        yield http
+        await http.delete(POLICIES)
+
+
+async def test_a_webhook_changes_what_is_stored(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    async with webhook(world, "label", mutating=True):
+        made = await admin.post(POLICIES, json=policy(name))
+        assert made.status_code == 201, made.text
+        assert made.headers["warning"] == '299 - "labelled"'
+        assert made.json()["metadata"]["labels"] == {"from": "webhook"}
+        asked = (await world.place.control("reviewed"))["reviewed"][-1]
+        assert asked["operation"] == "CREATE"
+        assert asked["name"] == name
+        assert asked["namespace"] == "team-a"
+        assert asked["resource"]["resource"] == "networkpolicys"
+        assert asked["userInfo"]["username"] == "admin"
+        assert "system:masters" in asked["userInfo"]["groups"]
+        assert asked["oldObject"] is None
+        assert asked["dryRun"] is False
+        assert asked["object"]["spec"] == {"podSelector": {"app": "web"}}
+    stored = (await admin.get(f"{POLICIES}/{name}")).json()
+    assert stored["metadata"]["labels"] == {"from": "webhook"}
+
+
+async def test_a_webhook_denies(world: World, admin: httpx.AsyncClient, name: str) -> None:
+    assert (await admin.post(POLICIES, json=policy(name))).status_code == 201
+    async with webhook(world, "deny"):
+        text = 'admission webhook "deny.example.com" denied the request: not on my watch'
+        patch = {"metadata": {"labels": {"a": "b"}}}
+        merge = {"Content-Type": "application/merge-patch+json"}
+        for answer in (
+            await admin.post(POLICIES, json=policy(f"{name}-2")),
+            await admin.patch(f"{POLICIES}/{name}", json=patch, headers=merge),
+            await admin.delete(f"{POLICIES}/{name}"),
+            await admin.delete(POLICIES),
+        ):
+            assert answer.status_code == 409, answer.text
+            assert answer.json()["message"] == text
+        asked = (await world.place.control("reviewed"))["reviewed"][-1]
+        assert asked["operation"] == "DELETE"
+        assert asked["object"] is None
+        assert asked["oldObject"]["metadata"]["name"] == name
+    assert (await admin.get(f"{POLICIES}/{name}")).status_code == 200
+
+
+async def test_what_a_webhook_makes_of_it_is_validated(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    async with webhook(world, "spoil", mutating=True):
+        refused = await admin.post(POLICIES, json=policy(name))
+        assert refused.status_code == 422, refused.text
+        assert "spec.bogus" in refused.json()["message"]
+
+
+@pytest.mark.parametrize("what", ["broken", "slow"])
+async def test_one_that_cannot_be_asked(
+    world: World, admin: httpx.AsyncClient, name: str, what: str
+) -> None:
+    async with webhook(world, what, timeoutSeconds=1):
+        refused = await admin.post(POLICIES, json=policy(name))
+        assert refused.status_code == 500
+        assert f'failed calling webhook "{what}.example.com"' in refused.json()["message"]
+    async with webhook(world, what, timeoutSeconds=1, failurePolicy="Ignore"):
+        assert (await admin.post(POLICIES, json=policy(name))).status_code == 201
+
+
+async def test_a_dry_run_is_not_for_every_webhook(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    dry = {"dryRun": "All"}
+    async with webhook(world, "label", mutating=True, sideEffects="Some"):
+        refused = await admin.post(POLICIES, json=policy(name), params=dry)
+        assert refused.status_code == 400
+        assert "does not support dry run" in refused.json()["message"]
+    async with webhook(world, "label", mutating=True):
+        tried = await admin.post(POLICIES, json=policy(name), params=dry)
+        assert tried.status_code == 201
+        assert (await world.place.control("reviewed"))["reviewed"][-1]["dryRun"] is True
+
+
+async def test_selectors_narrow_what_a_webhook_sees(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    other = {"matchLabels": {"watched": "yes"}}
+    async with webhook(world, "deny", objectSelector=other):
+        assert (await admin.post(POLICIES, json=policy(name))).status_code == 201
+        marked = policy(f"{name}-2")
+        marked["metadata"]["labels"] = {"watched": "yes"}
+        assert (await admin.post(POLICIES, json=marked)).status_code == 409
+    async with webhook(world, "deny", namespaceSelector=other):
+        assert (await admin.post(POLICIES, json=policy(f"{name}-3"))).status_code == 201
+
+
+async def test_a_quota_counts_policies(world: World, admin: httpx.AsyncClient, name: str) -> None:
+    key = "count/networkpolicys.net.alpha.kubernetes.io"
+    quota = {"metadata": {"namespace": "team-a"}, "spec": {"hard": {key: "2"}}}
+    await world.place.control("admission", quota, kind="resourcequotas", name="few")
+    await asyncio.sleep(0.3)
+    try:
+        for number in range(2):
+            made = await admin.post(POLICIES, json=policy(f"{name}-{number}"))
+            assert made.status_code == 201, made.text
+        refused = await admin.post(POLICIES, json=policy(f"{name}-2"))
+        assert refused.status_code == 403
+        assert refused.json()["message"] == (
+            f'networkpolicys.net.alpha.kubernetes.io "{name}-2" is forbidden: exceeded quota: few,'
+            f" requested: {key}=1, used: {key}=2, limited: {key}=2"
+        )
+    finally:
+        await world.place.control("admission", kind="resourcequotas", name="few")

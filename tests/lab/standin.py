@@ -226,13 +226,10 @@ class StandIn:
         answer: Json = {"uid": asked["uid"], "allowed": True}
         match request.path_params["what"]:
             case "label":
-                patch = [{"op": "add", "path": "/metadata/labels", "value": {"from": "webhook"}}]
-                encoded = base64.b64encode(json.dumps(patch).encode()).decode()
-                answer |= {"patchType": "JSONPatch", "patch": encoded, "warnings": ["labelled"]}
+                answer |= patching("/metadata/labels", {"from": "webhook"})
+                answer["warnings"] = ["labelled"]
             case "spoil":
-                patch = [{"op": "add", "path": "/spec/bogus", "value": 1}]
-                encoded = base64.b64encode(json.dumps(patch).encode()).decode()
-                answer |= {"patchType": "JSONPatch", "patch": encoded}
+                answer |= patching("/spec/bogus", 1)
             case "deny":
                 status: Json = {"code": 409, "message": "not on my watch", "reason": "Conflict"}
                 answer |= {"allowed": False, "status": status}
@@ -363,6 +360,12 @@ def attributes(request: Request) -> Json:
             "verb": asked, "group": group, "namespace": namespace, "resource": rest[0],
         }
     }  # fmt: skip
+
+
+def patching(path: str, value: Any) -> Json:
+    """The part of a webhook's answer that adds something to the object."""
+    patch = json.dumps([{"op": "add", "path": path, "value": value}])
+    return {"patchType": "JSONPatch", "patch": base64.b64encode(patch.encode()).decode()}
 
 
 def review_token(body: Json) -> Json:

@@ -1,0 +1,115 @@
+"""No process may do more than it has to: towards the kernel, and towards the cluster."""
+
+from typing import Any
+
+import pytest
+
+from enforcer.model import NAMESPACES, PODS, POLICIES
+from tests.deploy.rendering import Object, by_name, of_kind
+
+WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet")
+READ = ["get", "list", "watch"]
+
+
+def test_containers_are_confined(objects: list[Object]) -> None:
+    for workload in of_kind(objects, *WORKLOADS):
+        pod = workload["spec"]["template"]["spec"]
+        host = workload["kind"] == "DaemonSet"
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod.get("hostNetwork", False) is host
+        assert not {"hostPID", "hostIPC"} & pod.keys()
+        assert not any("hostPath" in volume for volume in pod.get("volumes", ()))
+        if not host:
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert pod["securityContext"]["runAsUser"] > 0
+        for container in pod["containers"]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["allowPrivilegeEscalation"] is False
+            assert "privileged" not in context
+            assert context["capabilities"]["drop"] == ["ALL"]
+            assert context["capabilities"].get("add", []) == (["NET_ADMIN"] if host else [])
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+            assert "memory" in container["resources"]["limits"]
+
+
+def test_enforcers_are_on_every_node_and_the_others_apart(objects: list[Object]) -> None:
+    (agents,) = of_kind(objects, "DaemonSet")
+    pod = agents["spec"]["template"]["spec"]
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["priorityClassName"] == "system-node-critical"
+    for workload in of_kind(objects, "Deployment", "StatefulSet"):
+        spread = workload["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"]
+        (terms,) = spread.values()
+        selected = [t["podAffinityTerm"]["labelSelector"]["matchLabels"] for t in terms]
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        assert all(s.items() <= labels.items() for s in selected)
+
+
+def test_bindings_name_roles_and_accounts_that_there_are(objects: list[Object]) -> None:
+    made = by_name(objects)
+    upstream = {"system:auth-delegator", "extension-apiserver-authentication-reader"}
+    for binding in of_kind(objects, "ClusterRoleBinding", "RoleBinding"):
+        role = binding["roleRef"]
+        assert role["name"] in upstream or (role["kind"], "", role["name"]) in made
+        for subject in binding["subjects"]:
+            assert (subject["kind"], subject["namespace"], subject["name"]) in made
+    for workload in of_kind(objects, "Deployment", "DaemonSet"):
+        account = workload["spec"]["template"]["spec"]["serviceAccountName"]
+        assert ("ServiceAccount", workload["metadata"]["namespace"], account) in made
+
+
+def test_the_server_may_read_the_authorities_where_they_are(objects: list[Object]) -> None:
+    (binding,) = of_kind(objects, "RoleBinding")
+    assert binding["metadata"]["namespace"] == "kube-system"
+
+
+def rules(objects: list[Object], role: str) -> list[dict[str, Any]]:
+    return list(by_name(objects)["ClusterRole", "", role]["rules"])
+
+
+def may(objects: list[Object], role: str, verb: str, group: str, resource: str) -> bool:
+    return any(
+        group in rule["apiGroups"] and resource in rule["resources"] and verb in rule["verbs"]
+        for rule in rules(objects, role)
+    )
+
+
+def test_the_enforcer_may_follow_what_it_follows_and_change_nothing(objects: list[Object]) -> None:
+    role = "networkpolicys:enforcer"
+    for path in (NAMESPACES, PODS, POLICIES):
+        words = path.strip("/").split("/")
+        group = "" if words[0] == "api" else words[1]
+        assert all(may(objects, role, verb, group, words[-1]) for verb in READ), path
+    assert all(set(rule["verbs"]) <= set(READ) for rule in rules(objects, role))
+
+
+def test_the_server_may_change_nothing_but_its_events(objects: list[Object]) -> None:
+    for rule in rules(objects, "networkpolicys:apiserver"):
+        assert "*" not in (*rule["apiGroups"], *rule["resources"], *rule["verbs"])
+        assert not {"secrets", "pods", "configmaps"} & set(rule["resources"])
+        if not set(rule["verbs"]) <= set(READ):
+            assert rule["resources"] == ["events"]
+
+
+@pytest.mark.parametrize(
+    ("role", "verb", "allowed"),
+    [
+        ("view", "list", True),
+        ("view", "create", False),
+        ("edit", "create", True),
+        ("edit", "deletecollection", True),
+        ("admin", "patch", True),
+    ],
+)
+def test_users_may_do_with_policies_what_their_role_allows_with_the_rest(
+    objects: list[Object], role: str, verb: str, allowed: bool
+) -> None:
+    label = f"rbac.authorization.k8s.io/aggregate-to-{role}"
+    mine = [
+        o["metadata"]["name"]
+        for o in of_kind(objects, "ClusterRole")
+        if o["metadata"]["labels"].get(label) == "true"
+    ]
+    group = "net.alpha.kubernetes.io"
+    assert any(may(objects, name, verb, group, "networkpolicys") for name in mine) is allowed

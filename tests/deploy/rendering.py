@@ -65,8 +65,8 @@ def kustomized(folder: Path) -> list[Object]:
 
 
 def charted(*arguments: str, namespace: str = "networkpolicys") -> list[Object]:
-    words = ["template", "networkpolicys", CHART, "--namespace", namespace, *arguments]
-    return list(_objects(run("helm", *words)))
+    chart = ("networkpolicys", CHART, "--namespace", namespace)
+    return list(_objects(run("helm", "template", *chart, *arguments)))
 
 
 def by_name(objects: list[Object]) -> dict[tuple[str, str, str], Object]:

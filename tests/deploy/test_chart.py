@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.rendering import CHART, DEPLOY, Object, by_name, charted, of_kind, run
+from tests.deploy.rendering import CHART, Object, by_name, charted, of_kind, run
 
 WHOLE = ("--set", "namespace.create=true")
 ETCDS = ",".join(f"https://etcd-{n}.example.com:2379" for n in range(3))
@@ -92,8 +92,5 @@ def test_lint_has_nothing_to_say() -> None:
 def test_the_chart_packages_the_files_that_it_shares(tmp_path: Path) -> None:
     run("helm", "package", CHART, "--destination", tmp_path)
     (package,) = tmp_path.glob("*.tgz")
-    rendered = run(
-        "helm", "template", "networkpolicys", package, "--set", "monitoring.enabled=true"
-    )
-    assert "NetworkpolicysStoreErrors" in rendered
-    assert (DEPLOY / "monitoring" / "prometheusrule.yaml").is_file()
+    wanted = ("--set", "monitoring.enabled=true")
+    assert "NetworkpolicysStoreErrors" in run("helm", "template", "np", package, *wanted)

@@ -2,9 +2,11 @@
 
 from typing import Any
 
-import kubernetes_validate
+import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from apiserver.server import DRAIN
+from apiserver.settings import Settings
 from tests.deploy.rendering import Object, by_name, of_kind
 
 # The oldest that the chart takes, and the newest whose schemas there are.
@@ -24,12 +26,11 @@ def pods(objects: list[Object]) -> dict[str, Any]:
 def test_every_object_is_one_by_the_schemas(
     variants: dict[str, list[Object]], release: str
 ) -> None:
-    checked = set()
-    for obj in {id(o): o for made in variants.values() for o in made}.values():
-        if obj["kind"] not in CUSTOM and (key := (obj["kind"], obj["metadata"]["name"], str(obj))):
-            if key not in checked:
-                kubernetes_validate.validate(obj, release, strict=True)
-            checked.add(key)
+    # Most objects are the same in all variants.
+    different = {str(obj): obj for made in variants.values() for obj in made}
+    checked = [obj for obj in different.values() if obj["kind"] not in CUSTOM]
+    for obj in checked:
+        kubernetes_validate.validate(obj, release, strict=True)
     assert len(checked) > 20
 
 
@@ -98,12 +99,9 @@ def test_probes_name_ports_of_their_containers(objects: list[Object]) -> None:
 
 
 def test_a_pod_ends_before_the_kubelet_ends_it(variants: dict[str, list[Object]]) -> None:
-    from apiserver.server import DRAIN
-    from apiserver.settings import Settings
-
     pod = pods(variants["cert-manager"])["networkpolicys"]
     settings = Settings(_cli_parse_args=pod["containers"][0]["args"])
-    assert 0 < settings.shutdown_delay_duration
+    assert settings.shutdown_delay_duration > 0
     assert settings.shutdown_delay_duration + DRAIN < pod["terminationGracePeriodSeconds"]
 
 

@@ -41,6 +41,7 @@ from storage import Store
 
 if TYPE_CHECKING:  # what it takes to speak with a cluster is not loaded without one
     from apiserver.extension import Extension
+    from apiserver.http.audit import Auditor
 
 log = structlog.get_logger()
 
@@ -70,11 +71,13 @@ def create_app(
     tuning: Tuning,
     store_name: str = "storage",
     extension: "Extension | None" = None,
+    auditor: "Auditor | None" = None,
 ) -> ASGIApp:
     """FastAPI within an envelope, which knows the way to the hot paths.
 
     Without an `extension` of a cluster it is standalone: it has namespaces of its own, and no
-    users. `store_name` is what the probes call the check of the store.
+    users. `store_name` is what the probes call the check of the store. Without an `auditor` no
+    request is audited; whoever made it closes it.
     """
     strategies = STRATEGIES if extension is None else EXTENSION
     served = [strategy.resource for strategy in strategies]
@@ -133,7 +136,10 @@ def create_app(
     if extension is not None:
         ready |= {name: _later(check) for name, check in extension.checks().items()}
     limits = Limits(tuning.reads, tuning.writes, tuning.timeout, lifecycle.stopping)
-    metrics = Metrics(limits=limits, sources=[storage_metrics.collector(measured, cacher, reader)])
+    sources = [storage_metrics.collector(measured, cacher, reader)]
+    if auditor is not None:
+        sources.append(auditor.collect)
+    metrics = Metrics(limits=limits, sources=sources)
     guard, admission = None, None
     if extension is not None:
         guard, admission = extension.guard, extension.admission
@@ -184,6 +190,7 @@ def create_app(
         metrics=metrics,
         draining=lifecycle.draining,
         guard=guard,
+        auditor=auditor,
     )
 
 

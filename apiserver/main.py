@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 import uvicorn
@@ -19,6 +20,9 @@ from apiserver.lifecycle import Lifecycle
 from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server, WebSocket
 from apiserver.settings import Settings, default_database
 from storage.connect import connect
+
+if TYPE_CHECKING:
+    from apiserver.http.audit import Auditor
 
 COLLECT = (50_000, 20, 100)  # objects, then collections of the younger generation
 COMMANDS = ("migrate", "backup", "restore")  # of `apiserver.commands`
@@ -55,6 +59,15 @@ def main() -> None:
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
+    audits = auditor(settings)
+    try:
+        await _serve(settings, audits)
+    finally:
+        if audits is not None:
+            audits.close()
+
+
+async def _serve(settings: Settings, audits: "Auditor | None") -> None:
     store = await connect(
         etcd_servers=settings.endpoints,
         etcd_prefix=settings.etcd_prefix,
@@ -87,6 +100,7 @@ async def serve(settings: Settings) -> None:
         ),
         store_name="etcd" if settings.endpoints else "storage",
         extension=extension,
+        auditor=audits,
     )
     config = uvicorn.Config(
         app,
@@ -103,6 +117,28 @@ async def serve(settings: Settings) -> None:
         ws=WebSocket,
     )
     await Server(config, lifecycle=lifecycle, delay=settings.shutdown_delay_duration).serve()
+
+
+def auditor(settings: Settings) -> "Auditor | None":
+    """None where there is no policy or no log: then nothing is audited, as upstream."""
+    if settings.audit_policy_file is None or not settings.audit_log_path:
+        if settings.audit_policy_file or settings.audit_log_path:
+            log.warning("nothing is audited: --audit-policy-file and --audit-log-path go together")
+        return None
+    from apiserver.http.audit import Auditor
+
+    try:
+        return Auditor.opened(
+            settings.audit_policy_file,
+            settings.audit_log_path,
+            size=settings.audit_log_maxsize or 100,
+            age=settings.audit_log_maxage,
+            backups=settings.audit_log_maxbackup,
+            legacy=settings.audit_log_format == "legacy",
+            users=not settings.standalone,
+        )
+    except ValueError as error:
+        raise BadAccess(str(error)) from error
 
 
 def _leave(number: int, frame: object) -> None:

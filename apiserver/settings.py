@@ -151,6 +151,27 @@ class Settings(BaseSettings):
         0.0,
         description="How long to serve on, not ready, after SIGTERM: load balancers then leave.",
     )
+    audit_policy_file: Path | None = Field(
+        None,
+        description="What is kept of which request (audit.k8s.io/v1 Policy); default: nothing is.",
+    )
+    audit_log_path: str = Field(
+        "", description="File of the audit log, - for standard output; default: none is written."
+    )
+    audit_log_maxsize: int = Field(
+        100, ge=0, description="Megabytes after which that file is put aside; 0: 100."
+    )
+    audit_log_maxage: int = Field(
+        0, ge=0, description="Days that files put aside are kept; 0: for ever."
+    )
+    audit_log_maxbackup: int = Field(
+        0, ge=0, description="How many files put aside are kept; 0: all."
+    )
+    audit_log_format: str = Field(
+        "json",
+        pattern="^(json|legacy)$",
+        description="json: an audit.k8s.io/v1 Event a line; legacy: a line of text.",
+    )
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="text for people, json for machines."
     )

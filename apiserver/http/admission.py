@@ -26,6 +26,9 @@ class Admission:
             options["dryRun"] = ["All"]
         if manager := scope["query"].get(MANAGER):
             options[MANAGER] = manager
-        return self._plugins.concerning(
+        review = self._plugins.concerning(
             user, attributes(scope, info), info.resource, options, dry_run=dry_run
         )
+        if review is not None:
+            scope["annotations"] = review.annotations  # of the request's audit
+        return review

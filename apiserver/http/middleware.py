@@ -24,6 +24,7 @@ from apiserver.http.metrics import Asked, Metrics
 from apiserver.http.request_info import RequestInfo, Served
 
 if TYPE_CHECKING:
+    from apiserver.http.audit import Auditor, Trail
     from apiserver.http.guard import Guard
 
 CACHE = (b"cache-control", b"no-cache, private")
@@ -48,6 +49,7 @@ class Envelope:
         metrics: Metrics,
         draining: asyncio.Event,
         guard: "Guard | None" = None,
+        auditor: "Auditor | None" = None,
     ) -> None:
         self._app = app
         self._served = served
@@ -56,6 +58,7 @@ class Envelope:
         self._metrics = metrics
         self._draining = draining
         self._guard = guard
+        self._auditor = auditor
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -64,6 +67,9 @@ class Envelope:
         received = time.perf_counter()
         fields = scope["fields"] = dict(scope["headers"])
         audit = scope["audit"] = fields.get(b"audit-id", b"")[:64] or new_uid().encode()
+        trail = None if self._auditor is None else self._auditor.follow(scope, receive, send)
+        if trail is not None:
+            receive, send = trail.receive, trail.send
         code = 0
         scope["send_body"] = send  # nothing is done to a body, so streams pass this by
 
@@ -79,24 +85,32 @@ class Envelope:
             if self._guard is None:
                 _check_origin(scope, fields)
                 info = self._parse(scope)
+                if trail is not None:
+                    trail.begin()
                 app = self._app if info is None else self._resources
                 await self._limits.run(
                     lambda: app(scope, receive, answer), info, query.get("timeout", "")
                 )
             else:
-                await self._guarded(self._guard, scope, receive, answer)
+                await self._guarded(self._guard, scope, receive, answer, trail)
         except Exception as error:
+            if trail is not None:
+                trail.failed(error)
             if code:
                 raise
             await _fail(error, scope, receive, answer)
         finally:
+            if trail is not None:
+                trail.end()
             del scope["send_body"]  # the server's own, which knows the scope: a cycle of all of it
             info = scope.get("request_info")
             asked = Asked.of(info, scope.get("method", "GET"), _applies(info, scope))
             dry_run = "All" if query.get("dryRun") == "All" else ""
             self._metrics.done(asked, dry_run, code, time.perf_counter() - received)
 
-    async def _guarded(self, guard: "Guard", scope: Scope, receive: Receive, send: Send) -> None:
+    async def _guarded(
+        self, guard: "Guard", scope: Scope, receive: Receive, send: Send, trail: "Trail | None"
+    ) -> None:
         """Nobody is told what there is, or is not, before they may ask for it."""
         info, refusal = None, None
         try:
@@ -104,6 +118,8 @@ class Envelope:
         except status.StatusError as error:
             refusal = error
         user = await guard.identify(scope)
+        if trail is not None:
+            trail.begin()
 
         async def call() -> None:
             await guard.admit(scope, info)
@@ -164,7 +180,10 @@ def failed(error: Exception, scope: Scope) -> Response:
         agent=fields.get(b"user-agent", b"").decode("latin-1"),
         pretty=scope["query"].get("pretty", ""),
     )
-    return responses.failure(_status(error, scope["audit"]), output)
+    found = _status(error, scope["audit"])
+    if "failure" in scope:  # the audit asks for it
+        scope["failure"] = found
+    return responses.failure(found, output)
 
 
 async def _fail(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:

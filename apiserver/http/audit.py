@@ -1,0 +1,308 @@
+"""Follow a request through the stages of its audit, which the envelope calls out.
+
+k8s.io/apiserver `pkg/endpoints/filters/audit.go` and `authn_audit.go`. Loaded only where there is
+an audit policy. Bodies are kept only where the ruling needs them; what streams passes this by.
+"""
+
+import gzip
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import structlog
+from prometheus_client.core import CounterMetricFamily, Metric
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+import storage
+from apiserver.api import protobuf, status, strict
+from apiserver.audit import event, policy
+from apiserver.audit.event import Record
+from apiserver.audit.log import Log
+from apiserver.audit.policy import Policy, Ruling
+from apiserver.audit.rotation import RotatingFile, StandardOutput
+from apiserver.auth.attributes import Attributes
+from apiserver.auth.user import ALL_AUTHENTICATED, MASTERS, User
+from apiserver.http import negotiation
+from apiserver.http.guard import attributes
+
+# Whom kube-apiserver's insecure port took everybody for (`insecure_handler.go`).
+UNSECURED = User("system:unsecured", groups=(MASTERS, ALL_AUTHENTICATED))
+BODY_LIMIT = 10 << 20  # bytes of an answer that are kept, as upstream's --audit-log-truncate
+DECISION = "authorization.k8s.io/decision"
+REASON = "authorization.k8s.io/reason"
+STARTS = {"http.response.start": 0, "websocket.accept": 101, "websocket.http.response.start": 0}
+BODIES = ("http.response.body", "websocket.http.response.body")
+FORESEEN = (status.StatusError, storage.Unavailable, ClientDisconnect)
+MEGABYTE = 1 << 20
+
+log = structlog.get_logger()
+
+
+class Auditor:
+    """Judges requests and sends their events to the log. Where there are no users, each is one."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        written: Log,
+        *,
+        legacy: bool = False,
+        user: User | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.policy = policy
+        self.user = user
+        self.clock = clock
+        self._log = written
+        self._encode = event.as_legacy if legacy else event.as_json
+        self._events = 0
+        self._levels: dict[str, int] = {}
+
+    @classmethod
+    def opened(
+        cls,
+        policy_file: Path,
+        path: str,
+        *,
+        size: int,
+        age: int,
+        backups: int,
+        legacy: bool,
+        users: bool,
+    ) -> "Auditor":
+        """`size` is in megabytes, `age` in days. `BadPolicy`, `OSError` of the policy's file."""
+        found = policy.read(policy_file)
+        sink = StandardOutput() if path == "-" else RotatingFile(
+            Path(path), size=size * MEGABYTE, age=age, backups=backups, clock=time.time
+        )  # fmt: skip
+        return cls(found, Log(sink), legacy=legacy, user=None if users else UNSECURED)
+
+    def follow(self, scope: Scope, receive: Receive, send: Send) -> "Trail":
+        return Trail(self, scope, receive, send)
+
+    def judge(self, user: User | None, wanted: Attributes) -> Ruling:
+        ruling = self.policy.judge(user, wanted)
+        self._levels[ruling.level] = self._levels.get(ruling.level, 0) + 1
+        return ruling
+
+    def write(self, record: Record, stage: str, moment: float) -> None:
+        self._events += 1
+        self._log.add(self._encode(record.at(stage, moment)))
+
+    def failed(self, error: Exception) -> None:
+        """A fault of ours, which must not become one of the request's."""
+        log.error("an audit event could not be made", exc_info=error)
+        self._log.lose(1, "it could not be made")
+
+    def collect(self) -> Iterator[Metric]:
+        """A source for `Metrics` (`pkg/audit/metrics.go`)."""
+        yield CounterMetricFamily(
+            "apiserver_audit_event", "Audit events that were made.", value=self._events
+        )
+        lost = CounterMetricFamily(
+            "apiserver_audit_error", "Audit events that were not written.", labels=("plugin",)
+        )
+        lost.add_metric(("log",), self._log.lost)
+        yield lost
+        levels = CounterMetricFamily(
+            "apiserver_audit_level", "Requests by the level of their audit.", labels=("level",)
+        )
+        for level, count in list(self._levels.items()):
+            levels.add_metric((level,), count)
+        yield levels
+
+    def close(self) -> None:
+        """Blocks until what was added is written, for a few seconds at most."""
+        self._log.close()
+
+
+class Trail:
+    """One request: `begin` once it is known who asks for what, `end` when all is sent."""
+
+    def __init__(self, auditor: Auditor, scope: Scope, receive: Receive, send: Send) -> None:
+        self._auditor = auditor
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._received = auditor.clock()
+        scope["failure"] = None  # where the Status of a failure is to be left
+        self._begun = False
+        self._ruling = policy.NOTHING
+        self._record: Record | None = None  # none where nothing is kept
+        self._verb = ""
+        self._code = 0
+        self._panic: str | None = None
+        self._headers: dict[bytes, bytes] = {}
+        self._keeps_request = self._keeps_response = False
+        self._request: list[bytes] = []
+        self._response: list[bytes] = []
+        self._size = 0  # bytes of the response that are kept
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if self._keeps_request and message["type"] == "http.request":
+            self._request.append(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind in STARTS:
+            self._code = STARTS[kind] or message["status"]
+            self._headers = dict(message.get("headers", ()))
+            if self._verb == "watch":
+                self._safely(self._started)
+        elif self._keeps_response and kind in BODIES:
+            self._keep(message.get("body", b""))
+        await self._send(message)
+
+    def begin(self) -> None:
+        """Judge the request. A user is in the scope by now, where there are users."""
+        self._safely(self._begin)
+
+    def failed(self, error: Exception) -> None:
+        """The request raised an error."""
+        if not isinstance(error, FORESEEN):
+            self._panic = str(error)
+
+    def end(self) -> None:
+        """Write the last stage. A request that has not begun was refused before."""
+        if not self._begun:
+            self.begin()
+        self._safely(self._end)
+        del self._scope["failure"]  # its trace knows the scope: a cycle of all of it
+
+    def _safely(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001  counted and logged instead
+            self._auditor.failed(error)
+
+    def _begin(self) -> None:
+        self._begun = True
+        scope, auditor = self._scope, self._auditor
+        user: User | None = scope.get("user", auditor.user)
+        wanted = attributes(scope, scope.get("request_info"))
+        ruling = self._ruling = auditor.judge(user, wanted)
+        if ruling.level != "None":
+            self._verb = wanted.verb
+            record = self._record = self._recorded(user, wanted)
+            if wanted.resource and wanted.verb != "watch":
+                self._keeps_request = ruling.requests or wanted.verb in ("create", "update")
+                self._keeps_response = ruling.responses or wanted.verb == "delete"
+            if "tried" not in scope:
+                self._write(record, "RequestReceived", self._received)
+        if not self._keeps_response:
+            scope["send_body"] = self._send
+
+    def _recorded(self, user: User | None, wanted: Attributes) -> Record:
+        scope = self._scope
+        fields = scope["fields"]
+        forwarded, real, agent = (
+            fields.get(name, b"").decode("latin-1")
+            for name in (b"x-forwarded-for", b"x-real-ip", b"user-agent")
+        )
+        peer = scope.get("client") or ("", 0)
+        path: bytes = scope.get("raw_path") or quote(scope["path"]).encode()
+        query: bytes = scope["query_string"]
+        return Record(
+            level=self._ruling.level,
+            audit_id=scope["audit"].decode("latin-1"),
+            uri=(path + b"?" + query if query else path).decode("latin-1"),
+            verb=wanted.verb,
+            user=user,
+            addresses=event.source_addresses(forwarded, real, peer[0]),
+            agent=agent,
+            received=self._received,
+            ref=event.reference(wanted),
+        )
+
+    def _started(self) -> None:
+        if self._record is not None:
+            self._complete(self._record)
+            self._write(self._record, "ResponseStarted", self._auditor.clock())
+
+    def _end(self) -> None:
+        record, scope = self._record, self._scope
+        if record is None:
+            return
+        now = self._auditor.clock()
+        if "tried" in scope:
+            tried = ", ".join(sorted(scope["tried"]))
+            why = f"attempted: {tried}" if tried else "no credentials provided"
+            record.status = event.outcome(self._code, {"message": f"Authentication failed, {why}"})
+            # Upstream's only event of it: nobody has been let in to whom more could happen.
+            self._write(record, "ResponseStarted", now)
+            return
+        self._complete(record)
+        if self._panic is not None:
+            panicked = {
+                "status": "Failure",
+                "message": f"APIServer panic'd: {self._panic}",
+                "reason": "InternalError",
+            }
+            record.status = event.outcome(500, panicked)
+            self._write(record, "Panic", now)
+            return
+        self._write(record, "ResponseComplete", now)
+
+    def _complete(self, record: Record) -> None:
+        """Add what came of the request."""
+        scope, ruling = self._scope, self._ruling
+        if (decision := scope.get("decision")) is not None:
+            record.annotations[DECISION] = "allow" if decision.allowed else "forbid"
+            record.annotations[REASON] = decision.reason
+        record.annotations |= scope.get("annotations") or {}
+        if self._keeps_request:
+            found = self._object(b"".join(self._request), scope["fields"])
+            if self._verb in ("create", "update"):
+                record.name(found)
+            if ruling.requests:
+                record.request = found
+        failure: status.StatusError | None = scope["failure"]
+        answer = failure.as_json() if failure is not None else self._answer(record)
+        if ruling.responses and record.ref is not None and self._verb != "watch":
+            record.response = answer
+        told = answer if isinstance(answer, dict) and answer.get("kind") == "Status" else None
+        early = {"status": "Success", "message": "Connection closed early"}
+        record.status = event.outcome(self._code or 200, told if self._code else early)
+
+    def _answer(self, record: Record) -> Any:
+        if self._size > BODY_LIMIT:
+            record.annotations[event.TRUNCATED] = "true"
+            return None
+        return self._object(b"".join(self._response), self._headers)
+
+    def _object(self, data: bytes, headers: Mapping[bytes, bytes]) -> Any:
+        """None for what is none, and was refused for it."""
+        media = (
+            headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
+        )
+        if not data:
+            return None
+        try:
+            if headers.get(b"content-encoding") == b"gzip":
+                data = gzip.decompress(data)
+            if media in (negotiation.YAML, negotiation.APPLY_PATCH):
+                found = strict.decode_yaml(data)[0]
+            elif media == negotiation.PROTOBUF:
+                found = protobuf.decode(data)
+            else:
+                found = orjson.loads(data)
+        except (status.StatusError, ValueError, OSError, EOFError):
+            return None
+        return found if self._ruling.managed_fields else event.without_managed_fields(found)
+
+    def _keep(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size > BODY_LIMIT:
+            self._response.clear()
+        else:
+            self._response.append(data)
+
+    def _write(self, record: Record, stage: str, moment: float) -> None:
+        if stage not in self._ruling.omitted:
+            self._auditor.write(record, stage, moment)

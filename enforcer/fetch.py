@@ -1,13 +1,17 @@
 """The shell around the reflector: HTTP requests to the API server, and nothing decided here."""
 
 import asyncio
+import contextlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import httpx
 import structlog
 
+from enforcer import refusal
+from enforcer.access import Access, BadAccess
 from enforcer.reflector import (
     Apply,
     Ended,
@@ -21,24 +25,89 @@ from enforcer.reflector import (
     Replace,
     State,
     advance,
+    gone,
 )
 
 PAGE = 500
 CONNECT_TIMEOUT = 5.0  # seconds
 READ_TIMEOUT = 75.0  # seconds; servers send a bookmark at least once a minute
 WATCH_SECONDS = (300, 600)  # the server ends a watch after a time drawn from here
+REMIND = 60.0  # seconds until a failure that goes on is logged again
 
 log = structlog.get_logger()
 
 
-def client(server: str) -> httpx.AsyncClient:
+class Refused(httpx.HTTPError):
+    """The server answered, with an error; the text says what helps."""
+
+
+class Connection:
+    """Requests to one API server, as its `Access` says.
+
+    What is behind it is read again for each request. Certificates that are new get new
+    connections; what runs over an old one runs on. `BadAccess` where the first reading fails.
+    """
+
+    def __init__(self, read: Callable[[], Access]) -> None:
+        self._read = read
+        self._complaint = ""
+        self.access = read()
+        self._http = _client(self.access)
+        self._users = {self._http: 0}
+
+    async def close(self) -> None:
+        for http in list(self._users):
+            await http.aclose()
+
+    def refresh(self) -> None:
+        """Take over what has changed; what cannot be used now is complained of once."""
+        try:
+            fresh = self._read()
+            if fresh.connection != self.access.connection:
+                self._http = _client(fresh)
+                self._users[self._http] = 0
+                log.info("connecting anew: server or certificates are others", server=fresh.server)
+        except BadAccess as error:
+            if str(error) != self._complaint:
+                self._complaint = str(error)
+                log.error("credentials cannot be read; the last ones stay", error=str(error))
+        else:
+            self.access, self._complaint = fresh, ""
+
+    @contextlib.asynccontextmanager
+    async def get(self, path: str, query: dict[str, str]) -> AsyncIterator[httpx.Response]:
+        """The answer, its body not read yet. `httpx.HTTPError`."""
+        access, http = self.access, self._http
+        headers = {"Accept": "application/json", "User-Agent": "netpol-enforcer"}
+        if access.token:
+            headers["Authorization"] = f"Bearer {access.token}"
+        extensions = {"sni_hostname": access.server_name} if access.server_name else {}
+        self._users[http] += 1
+        try:
+            async with http.stream(
+                "GET", path, params=query, headers=headers, extensions=extensions
+            ) as response:
+                yield response
+        finally:
+            self._users[http] -= 1
+            for old in [old for old, users in self._users.items() if not users]:
+                if old is not self._http:
+                    del self._users[old]
+                    await old.aclose()
+
+
+def _client(access: Access) -> httpx.AsyncClient:
     """One connection pool for all resources. The environment's proxies are for other traffic."""
-    timeout = httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT)
-    return httpx.AsyncClient(base_url=server, timeout=timeout, trust_env=False)
+    return httpx.AsyncClient(
+        base_url=access.server,
+        verify=access.context(),
+        timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
+        trust_env=False,
+    )
 
 
 async def follow(
-    http: httpx.AsyncClient,
+    connection: Connection,
     path: str,
     tell: Callable[[Replace | Apply], None],
     *,
@@ -46,6 +115,8 @@ async def follow(
 ) -> None:
     """Keep `tell` informed of a resource, for ever."""
     state = State()
+    server = connection.access.server
+    trouble = _Trouble(path)
 
     def step(event: Input) -> None:
         nonlocal state
@@ -57,55 +128,104 @@ async def follow(
     while True:
         if state.wait:
             await asyncio.sleep(state.wait)
+        connection.refresh()
+        if connection.access.server != server:
+            # Revisions of one server may mean something else at another.
+            server = connection.access.server
+            step(Gone())
         request = _list if state.phase is Phase.LIST else _watch
         try:
-            await request(http, path, state, step, rand)
+            await request(connection, path, state, step, rand, trouble.over)
         except (httpx.HTTPError, ValueError) as error:
-            log.warning("request failed", path=path, phase=state.phase.value, error=repr(error))
+            trouble.told(state.phase.value, connection.access.server, _text(error))
             step(Failed())
 
 
-async def snapshot(http: httpx.AsyncClient, path: str) -> Replace:
+class _Trouble:
+    """Logs a failure when it begins, changes or goes on for long, and its end."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._error = ""
+        self._logged = self._since = 0.0
+
+    def told(self, phase: str, server: str, error: str) -> None:
+        now = asyncio.get_running_loop().time()
+        self._since = self._since if self._error else now
+        if error != self._error or now > self._logged + REMIND:
+            log.warning(
+                "request failed",
+                path=self._path,
+                phase=phase,
+                server=server,
+                error=error,
+                meanwhile="the ruleset stays as it is",
+            )
+            self._logged = now
+        self._error = error
+
+    def over(self) -> None:
+        if self._error:
+            away = asyncio.get_running_loop().time() - self._since
+            log.info("following again", path=self._path, seconds=round(away, 1))
+        self._error = ""
+
+
+def _text(error: Exception) -> str:
+    """httpx's time-outs have no words of their own."""
+    kind, words = type(error).__name__, " ".join(str(error).split())
+    return words if isinstance(error, Refused) else f"{kind}: {words}" if words else kind
+
+
+async def snapshot(connection: Connection, path: str) -> Replace:
     """The whole state once, for commands that do not stay. `httpx.HTTPError` as it comes."""
     state, output = State(), None
     rand = random.Random(0)
+    server = connection.access.server
 
     def step(event: Input) -> None:
         nonlocal state, output
         if not isinstance(event, Listed):
-            raise httpx.HTTPError(f"{path} could not be listed")
+            raise httpx.HTTPError(f"{server}: {path} could not be listed")
         state, output = advance(state, event, rand)
 
     while not isinstance(output, Replace):
-        await _list(http, path, state, step, rand)
+        try:
+            await _list(connection, path, state, step, rand, _Trouble(path).over)
+        except (httpx.HTTPError, ValueError) as error:
+            raise httpx.HTTPError(f"{server}: {path}: {_text(error)}") from error
     return output
 
 
 async def _list(
-    http: httpx.AsyncClient,
+    connection: Connection,
     path: str,
     state: State,
     step: Callable[[Input], None],
     rand: random.Random,
+    works: Callable[[], None],
 ) -> None:
     query = {"limit": str(PAGE), **({"continue": state.token} if state.token else {})}
-    response = await http.get(path, params=query)
-    if response.status_code == 410:
-        step(Gone())
-        return
-    response.raise_for_status()
-    body = response.json()
-    metadata = body["metadata"]
+    async with connection.get(path, query) as response:
+        if not await _accepted(connection, response, path, "list"):
+            step(Gone())
+            return
+        body = _object(await response.aread())
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict):
+        raise ValueError("the answer is no list: it has no metadata")
+    works()
     items = tuple(item for item in body.get("items") or () if isinstance(item, dict))
     step(Listed(items, str(metadata.get("resourceVersion", "")), metadata.get("continue") or ""))
 
 
 async def _watch(
-    http: httpx.AsyncClient,
+    connection: Connection,
     path: str,
     state: State,
     step: Callable[[Input], None],
     rand: random.Random,
+    works: Callable[[], None],
 ) -> None:
     query = {
         "watch": "true",
@@ -113,16 +233,39 @@ async def _watch(
         "resourceVersion": state.revision,
         "timeoutSeconds": str(rand.randint(*WATCH_SECONDS)),
     }
-    async with http.stream("GET", path, params=query) as response:
-        if response.status_code == 410:
+    async with connection.get(path, query) as response:
+        if not await _accepted(connection, response, path, "watch"):
             step(Gone())
             return
-        response.raise_for_status()
+        works()
         async for line in response.aiter_lines():
-            event = json.loads(line)
-            if not isinstance(event, dict):
-                raise ValueError("a line of the watch is no event")
+            event = _object(line)
+            told = event.get("object")
+            if event.get("type") == "ERROR" and isinstance(told, dict) and not gone(0, told):
+                raise Refused(f"{told.get('code')}: {told.get('message')}")
             step(Line(event))
             if event.get("type") == "ERROR":
                 return
     step(Ended())
+
+
+async def _accepted(connection: Connection, response: httpx.Response, path: str, verb: str) -> bool:
+    """False where the revision or the continue token means nothing there. `Refused`."""
+    if response.status_code == 200:
+        return True
+    content = await response.aread()
+    status: dict[str, Any] = {}
+    with contextlib.suppress(ValueError):
+        status = _object(content)
+    code = response.status_code
+    if gone(code, status):
+        return False
+    message = str(status.get("message") or response.text)
+    raise Refused(refusal.reason(path, verb, code, message, origin=connection.access.origin))
+
+
+def _object(content: bytes | str) -> dict[str, Any]:
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise ValueError("the answer is no object")
+    return found

@@ -62,7 +62,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """410: the revision or the continue token is no longer served."""
+    """The revision or the continue token is no longer served, or not yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def _line(state: State, event: Line, rand: random.Random) -> Step:
     if not isinstance(obj, Mapping):
         return _failed(state, Failed(), rand)
     if kind == "ERROR":
-        if obj.get("code") == 410 or obj.get("reason") in ("Expired", "Gone"):
+        if gone(obj.get("code"), obj):
             return _gone(state, Gone(), rand)
         return _failed(state, Failed(), rand)
     metadata = obj.get("metadata")
@@ -120,6 +120,21 @@ def _line(state: State, event: Line, rand: random.Random) -> Step:
     if kind == "DELETED":
         return state, Apply(obj, deleted=True)
     return state, None
+
+
+def gone(code: object, status: Json) -> bool:
+    """Whether a revision or a continue token means nothing to the server any more.
+
+    Or nothing yet: a server that was restored from a backup calls our revision too large.
+    """
+    details = status.get("details")
+    causes = details.get("causes") if isinstance(details, Mapping) else None
+    reasons = {cause.get("reason") for cause in causes or () if isinstance(cause, Mapping)}
+    return (
+        code == 410
+        or status.get("reason") in ("Expired", "Gone")
+        or "ResourceVersionTooLarge" in reasons
+    )
 
 
 def _ended(state: State, event: Ended, rand: random.Random) -> Step:

@@ -7,14 +7,14 @@ stays, and the next attempt starts from what the kernel holds. Stopping leaves t
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-import httpx
 import structlog
 
 from enforcer import fetch
 from enforcer.compile import compile_ruleset
 from enforcer.diff import diff
+from enforcer.fetch import Connection
 from enforcer.model import RESOURCES, Model
 from enforcer.nft import dump
 from enforcer.nft.kernel import Kernel, KernelError
@@ -28,18 +28,18 @@ log = structlog.get_logger()
 
 
 class Enforcer:
-    """Follows the API server and programs one network namespace."""
+    """Follows API servers, one a resource, and programs one network namespace."""
 
     def __init__(
         self,
         *,
-        http: httpx.AsyncClient,
+        sources: Mapping[str, Connection],
         kernel: Kernel,
         node: str,
         pod_cidrs: Iterable[str],
         rand: random.Random,
     ) -> None:
-        self._http = http
+        self._sources = sources
         self._kernel = kernel
         self._node = node
         self._pod_cidrs = tuple(pod_cidrs)
@@ -51,10 +51,23 @@ class Enforcer:
 
     async def run(self) -> None:
         """Until cancelled. A task group owns the followers and the committer."""
+        await self._look()
         async with asyncio.TaskGroup() as tasks:
             for resource in RESOURCES:
                 tasks.create_task(self._follow(resource), name=f"follow {resource}")
             tasks.create_task(self._commit_all(), name="commit")
+
+    async def _look(self) -> None:
+        """Say what packets meet until everything is known for the first time."""
+        try:
+            there = await self._kernel.has(FAMILY, TABLE)
+        except KernelError as error:
+            log.error("the kernel cannot be asked", error=str(error))
+            return
+        if there:
+            log.info("the ruleset in the kernel stays until everything has been listed")
+        else:
+            log.warning("there is no ruleset yet: traffic passes until everything has been listed")
 
     async def _follow(self, resource: str) -> None:
         def tell(output: Replace | Apply) -> None:
@@ -65,7 +78,7 @@ class Enforcer:
                 log.info("synced")
             self._heard.set()
 
-        await fetch.follow(self._http, resource, tell, rand=self._rand)
+        await fetch.follow(self._sources[resource], resource, tell, rand=self._rand)
 
     async def _commit_all(self) -> None:
         delay = RETRY[0]
@@ -107,12 +120,26 @@ class Enforcer:
             )
         if first:
             log.info("enforcing", node=self._node or "(every pod)")
+            self._doubt_node()
+
+    def _doubt_node(self) -> None:
+        """A wrong name would protect nobody, so say it where no pod is of that node."""
+        pods = self._model.cluster().pods
+        nodes = {pod.node for pod in pods if pod.node}
+        if self._node and nodes and self._node not in nodes:
+            log.warning(
+                "no pod is on this node, so none is protected; is --node-name right?",
+                node=self._node,
+                others=sorted(nodes)[:5],
+            )
 
 
-async def desired(http: httpx.AsyncClient, *, node: str, pod_cidrs: Iterable[str]) -> Ruleset:
-    """The ruleset for the server's present state, for the commands that do not stay."""
+async def desired(
+    sources: Mapping[str, Connection], *, node: str, pod_cidrs: Iterable[str]
+) -> Ruleset:
+    """The ruleset for the servers' present state, for the commands that do not stay."""
     model = Model()
     for resource in RESOURCES:
-        for error in model.tell(resource, await fetch.snapshot(http, resource)):
+        for error in model.tell(resource, await fetch.snapshot(sources[resource], resource)):
             log.warning("policy is invalid and grants nothing", errors=str(error))
     return compile_ruleset(model.cluster(), node=node, pod_cidrs=pod_cidrs)

@@ -39,11 +39,15 @@ class Kernel:
         if commands:
             await self._call(self._command, commands, False)
 
-    async def table(self, family: str, name: str) -> list[dict[str, Any]] | None:
-        """All objects of a table as libnftables' JSON; None where there is no such table."""
+    async def has(self, family: str, name: str) -> bool:
+        """Whether there is such a table; its content is not read."""
         tables = json.loads(await self._call(self._command, "list tables", True))["nftables"]
         wanted = {"family": family, "name": name}
-        if not any(wanted.items() <= item.get("table", {}).items() for item in tables):
+        return any(wanted.items() <= item.get("table", {}).items() for item in tables)
+
+    async def table(self, family: str, name: str) -> list[dict[str, Any]] | None:
+        """All objects of a table as libnftables' JSON; None where there is no such table."""
+        if not await self.has(family, name):
             return None
         listed = await self._call(self._command, f"list table {family} {name}", True)
         objects: list[dict[str, Any]] = json.loads(listed)["nftables"]

@@ -50,7 +50,24 @@ ADMISSION = {
 READABLE = ("/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz")
 
 
-def allowed(user: str, groups: list[str], spec: Json) -> bool:
+ENFORCER = "system:serviceaccount:kube-system:netpol-enforcer"
+
+
+def account(folder: Path) -> Json:
+    """The `token` of the enforcer's service account, and the `resources` that it may follow."""
+    file = folder / "enforcer.json"
+    found: Json = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
+def who(folder: Path, token: str) -> tuple[str, list[str]] | None:
+    """The user of a token, with its groups."""
+    if token and token == account(folder).get("token"):
+        return ENFORCER, ["system:serviceaccounts"]
+    return USERS.get(token)
+
+
+def allowed(folder: Path, user: str, groups: list[str], spec: Json) -> bool:
     """What RBAC would say here: masters all, the editor the policies of one namespace."""
     if "system:masters" in groups:
         return True
@@ -66,34 +83,75 @@ def allowed(user: str, groups: list[str], spec: Json) -> bool:
             *((verb, "configmaps") for verb in ("get", "list", "watch")),
             *((verb, kind) for verb in ("list", "watch") for kind in ADMISSION),
         }
+    if user == ENFORCER:
+        following = asked.get("verb") in ("list", "watch") and not asked.get("namespace")
+        return following and asked.get("resource") in account(folder)["resources"]
     verbs = {"editor": VERBS, "patcher": {"get", "patch"}}.get(user, set())
     mine = asked.get("namespace") == "team-a" and asked.get("group") == GROUP
     return mine and asked.get("verb") in verbs
 
 
-class Collection:
-    """Objects with revisions, that can be watched."""
+class Journal:
+    """Every event of every collection, in a file: it outlives the process, as etcd would."""
 
-    def __init__(self, kind: str, counter: "itertools.count[int]") -> None:
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        lines = file.read_text().splitlines() if file.exists() else []
+        self._past = [json.loads(line) for line in lines]
+        self._counter = itertools.count(self._past[-1][1] + 1 if self._past else 10)
+
+    def past(self, kind: str) -> list[tuple[int, Json]]:
+        return [(number, event) for of, number, event in self._past if of == kind]
+
+    def next(self) -> int:
+        return next(self._counter)
+
+    def write(self, kind: str, number: int, event: Json) -> None:
+        with self._file.open("a") as file:
+            file.write(json.dumps([kind, number, event]) + "\n")
+
+
+class Collection:
+    """Objects with revisions, that can be watched. The key of one in a namespace is `a/b`."""
+
+    def __init__(self, kind: str, journal: Journal) -> None:
         self.kind = kind
         self.objects: dict[str, Json] = {}
-        self._counter = counter
-        self._log: list[tuple[int, Json]] = []
+        self._journal = journal
+        self._log = journal.past(kind)
+        for _, event in self._log:
+            meta = event["object"]["metadata"]
+            inside = meta.get("namespace") if kind == "Pod" else None
+            key = f"{inside}/{meta['name']}" if inside else meta["name"]
+            if event["type"] == "DELETED":
+                self.objects.pop(key, None)
+            else:
+                self.objects[key] = event["object"]
         self._news = asyncio.Event()
+        self._ends = object()
 
     def put(self, name: str, obj: Json, *, kind: str = "") -> Json:
         event = kind or ("MODIFIED" if name in self.objects else "ADDED")
-        number = next(self._counter)
-        meta = {**obj.get("metadata", {}), "name": name, "resourceVersion": str(number)}
+        number = self._journal.next()
+        inside, _, short = name.rpartition("/")
+        meta = {**obj.get("metadata", {}), "name": short, "resourceVersion": str(number)}
+        meta |= {"namespace": inside} if inside else {}
         made = {"kind": self.kind, "apiVersion": "v1", **obj, "metadata": meta}
         if event == "DELETED":
             self.objects.pop(name, None)
         else:
             self.objects[name] = made
         self._log.append((number, {"type": event, "object": made}))
+        self._journal.write(self.kind, *self._log[-1])
         self._news.set()
         self._news = asyncio.Event()
         return made
+
+    def end_watches(self) -> None:
+        """As when the time of each is over."""
+        self._ends = object()
+        self._news.set()
+        self._news = asyncio.Event()
 
     def answer(self, request: Request) -> Response:
         query = request.query_params
@@ -108,7 +166,8 @@ class Collection:
         )
 
     async def _events(self, after: int, wanted: str) -> AsyncIterator[str]:
-        while True:
+        ends = self._ends
+        while ends is self._ends:
             news = self._news
             for number, event in self._log:
                 if number > after:
@@ -122,18 +181,20 @@ class StandIn:
     """The application."""
 
     def __init__(self, folder: Path, backends: list[str]) -> None:
-        counter = itertools.count(10)
+        journal = Journal(folder / "objects.jsonl")
         self.folder = folder
-        self.namespaces = Collection("Namespace", counter)
-        self.config_maps = Collection("ConfigMap", counter)
-        self.admission = {key: Collection(kind, counter) for key, kind in ADMISSION.items()}
+        self.namespaces = Collection("Namespace", journal)
+        self.pods = Collection("Pod", journal)
+        self.config_maps = Collection("ConfigMap", journal)
+        self.admission = {key: Collection(kind, journal) for key, kind in ADMISSION.items()}
         self.reviewed: list[Json] = []
         self.reviews: dict[str, int] = {"tokenreviews": 0, "subjectaccessreviews": 0}
         self.available: dict[str, str] = dict.fromkeys(backends, "not looked at yet")
         self._clients: dict[object, httpx.AsyncClient] = {}
         self._turn = itertools.count()
         for name in ("default", "kube-system", "team-a"):
-            self.namespaces.put(name, {"status": {"phase": "Active"}})
+            if name not in self.namespaces.objects:
+                self.namespaces.put(name, {"status": {"phase": "Active"}})
         self.publish()
         self.app = Starlette(
             routes=[
@@ -203,6 +264,9 @@ class StandIn:
                 return JSONResponse({"available": self.available, "reviews": self.reviews})
             case "publish":
                 self.publish()
+            case "end-watches":
+                self.namespaces.end_watches()
+                self.pods.end_watches()
             case "reviewed":
                 return JSONResponse({"reviewed": self.reviewed})
             case "admission":
@@ -241,16 +305,16 @@ class StandIn:
 
     async def serve(self, request: Request) -> Response:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        user, groups = USERS.get(token, ("", [])) if scheme == "Bearer" else ("", [])
-        if not user:
+        found = who(self.folder, token) if scheme == "Bearer" else None
+        if found is None:
             return refuse(401, "Unauthorized", "Unauthorized")
-        groups = [*groups, "system:authenticated"]
+        user, groups = found[0], [*found[1], "system:authenticated"]
         path = request.url.path
         # What a real one would refuse already is left to the servers here: they must do it as well.
         if path.startswith(PROXIED):
             return await self.proxy(request, user, groups)
         spec = attributes(request)
-        if not allowed(user, groups, spec):
+        if not allowed(self.folder, user, groups, spec):
             return refuse(403, "Forbidden", f'forbidden: User "{user}" cannot {spec}')
         return await self.own(request, path)
 
@@ -271,12 +335,12 @@ class StandIn:
                 return JSONResponse({"paths": {name: url}})
             case ["apis", "authentication.k8s.io", "v1", "tokenreviews"]:
                 self.reviews["tokenreviews"] += 1
-                return JSONResponse(review_token(await request.json()), 201)
+                return JSONResponse(review_token(self.folder, await request.json()), 201)
             case ["apis", "authorization.k8s.io", "v1", "subjectaccessreviews"]:
                 self.reviews["subjectaccessreviews"] += 1
                 body = await request.json()
                 spec = body["spec"]
-                yes = allowed(spec.get("user", ""), spec.get("groups") or [], spec)
+                yes = allowed(self.folder, spec.get("user", ""), spec.get("groups") or [], spec)
                 reason = "" if yes else "RBAC: there is no rule for it"
                 return JSONResponse({**body, "status": {"allowed": yes, "reason": reason}}, 201)
             case ["api", "v1", "namespaces"]:
@@ -290,7 +354,13 @@ class StandIn:
                     return refuse(404, "NotFound", f'namespaces "{name}" not found')
                 if request.method == "DELETE":
                     self.namespaces.put(name, found, kind="DELETED")
+                if request.method == "PATCH":
+                    found = self.namespaces.put(name, merged(found, await request.json()))
                 return JSONResponse(found)
+            case ["api", "v1", "pods"]:
+                return self.pods.answer(request)
+            case ["api", "v1", "namespaces", inside, "pods", *rest]:
+                return await self.pod(request, inside, rest)
             case ["apis", "admissionregistration.k8s.io", "v1", kind] | ["api", "v1", kind] if (
                 kind in ADMISSION
             ):
@@ -298,6 +368,21 @@ class StandIn:
             case ["api", "v1", "namespaces", "kube-system", "configmaps"]:
                 return self.config_maps.answer(request)
         return refuse(404, "NotFound", "the server could not find the requested resource")
+
+    async def pod(self, request: Request, inside: str, rest: list[str]) -> Response:
+        """Create, read, patch (the status as well) or delete one."""
+        if request.method == "POST" and not rest:
+            body = await request.json()
+            return JSONResponse(self.pods.put(f"{inside}/{body['metadata']['name']}", body), 201)
+        key = f"{inside}/{rest[0]}" if rest else ""
+        found = self.pods.objects.get(key)
+        if found is None:
+            return refuse(404, "NotFound", f'pods "{key}" not found')
+        if request.method == "DELETE":
+            self.pods.put(key, found, kind="DELETED")
+        if request.method == "PATCH":
+            found = self.pods.put(key, merged(found, await request.json()))
+        return JSONResponse(found)
 
     async def proxy(self, request: Request, user: str, groups: list[str]) -> Response:
         """To one server that is available; to another where that one cannot be reached."""
@@ -339,6 +424,19 @@ class StandIn:
 SNI: Any = {"extensions": {"sni_hostname": SERVICE}}
 
 
+def merged(old: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    made = dict(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            made.pop(key, None)
+        else:
+            made[key] = merged(made.get(key), value)
+    return made
+
+
 def attributes(request: Request) -> Json:
     parts = request.url.path.strip("/").split("/")
     verb = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch"}
@@ -368,8 +466,8 @@ def patching(path: str, value: Any) -> Json:
     return {"patchType": "JSONPatch", "patch": base64.b64encode(patch.encode()).decode()}
 
 
-def review_token(body: Json) -> Json:
-    found = USERS.get(body["spec"]["token"])
+def review_token(folder: Path, body: Json) -> Json:
+    found = who(folder, body["spec"]["token"])
     if found is None:
         return {**body, "status": {"authenticated": False, "error": "no such token"}}
     extra = {"Example.com/Scopes": ["a", "b"]}

@@ -4,6 +4,7 @@ Requests never wait for the disk, and one that fails does not stop them: what ca
 queue or in the file, is counted and reported.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -75,7 +76,8 @@ class Log:
                 return
             self._quiet_until = self._clock() + QUIET
             since, self._reported = self.lost - self._reported, self.lost
-        log.error("audit events are lost", why=why, events=since)
+        with contextlib.suppress(OSError):  # the server's own log may be on the same disk
+            log.error("audit events are lost", why=why, events=since)
 
     def close(self) -> None:
         """Write what is waiting, for a few seconds at most. Blocks."""

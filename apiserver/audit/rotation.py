@@ -78,7 +78,8 @@ class RotatingFile:
             moment += MILLISECOND
         self._last = moment
         self.close()
-        self._path.rename(there)
+        with contextlib.suppress(FileNotFoundError):  # somebody else took it away
+            self._path.rename(there)
         self._open()
 
     def _named(self, moment: datetime) -> str:

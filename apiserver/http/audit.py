@@ -4,8 +4,9 @@ k8s.io/apiserver `pkg/endpoints/filters/audit.go` and `authn_audit.go`. Loaded o
 an audit policy. Bodies are kept only where the ruling needs them; what streams passes this by.
 """
 
-import gzip
+import contextlib
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from apiserver.http.guard import attributes
 # Whom kube-apiserver's insecure port took everybody for (`insecure_handler.go`).
 UNSECURED = User("system:unsecured", groups=(MASTERS, ALL_AUTHENTICATED))
 BODY_LIMIT = 10 << 20  # bytes of an answer that are kept, as upstream's --audit-log-truncate
+GZIP = 31  # the window bits that make zlib expect gzip's header
 DECISION = "authorization.k8s.io/decision"
 REASON = "authorization.k8s.io/reason"
 STARTS = {"http.response.start": 0, "websocket.accept": 101, "websocket.http.response.start": 0}
@@ -95,7 +97,8 @@ class Auditor:
 
     def failed(self, error: Exception) -> None:
         """A fault of ours, which must not become one of the request's."""
-        log.error("an audit event could not be made", exc_info=error)
+        with contextlib.suppress(OSError):  # the log may be what failed
+            log.error("an audit event could not be made", exc_info=error)
         self._log.lose(1, "it could not be made")
 
     def collect(self) -> Iterator[Metric]:
@@ -271,10 +274,13 @@ class Trail:
         record.status = event.outcome(self._code or 200, told if self._code else early)
 
     def _answer(self, record: Record) -> Any:
-        if self._size > BODY_LIMIT:
+        data = b"".join(self._response)
+        if self._headers.get(b"content-encoding") == b"gzip":
+            data = zlib.decompressobj(GZIP).decompress(data, BODY_LIMIT + 1)
+        if max(self._size, len(data)) > BODY_LIMIT:
             record.annotations[event.TRUNCATED] = "true"
             return None
-        return self._object(b"".join(self._response), self._headers)
+        return self._object(data, self._headers)
 
     def _object(self, data: bytes, headers: Mapping[bytes, bytes]) -> Any:
         """None for what is none, and was refused for it."""
@@ -284,15 +290,13 @@ class Trail:
         if not data:
             return None
         try:
-            if headers.get(b"content-encoding") == b"gzip":
-                data = gzip.decompress(data)
             if media in (negotiation.YAML, negotiation.APPLY_PATCH):
                 found = strict.decode_yaml(data)[0]
             elif media == negotiation.PROTOBUF:
                 found = protobuf.decode(data)
             else:
                 found = orjson.loads(data)
-        except (status.StatusError, ValueError, OSError, EOFError):
+        except (status.StatusError, ValueError):
             return None
         return found if self._ruling.managed_fields else event.without_managed_fields(found)
 

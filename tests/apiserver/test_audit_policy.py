@@ -116,7 +116,7 @@ def test_a_rule_matches_what_all_its_fields_match(rule: Any, matching: Any, othe
         assert made.judge(user, wanted).level == "None", (user, wanted)
 
 
-def test_the_first_rule_that_matches_counts() -> None:
+def test_AU01_the_first_rule_that_matches_counts() -> None:
     made = read(
         omitStages=["RequestReceived"],
         omitManagedFields=True,
@@ -242,7 +242,7 @@ def record(**other: Any) -> event.Record:
     return event.Record(**{**fields, **other})
 
 
-def test_an_event_is_worded_as_upstream_words_it() -> None:
+def test_AU02_an_event_is_worded_as_upstream_words_it() -> None:
     made = record()
     made.name({"metadata": {"name": "web", "namespace": "other", "uid": "u", "labels": {}}})
     made.status = event.outcome(403, {"kind": "Status", "status": "Failure", "message": "no"})

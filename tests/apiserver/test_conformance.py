@@ -11,7 +11,9 @@ def test_every_row_that_is_held_has_a_test_that_names_it() -> None:
     rows = re.findall(r"^\| ([A-Z]+-\d+) \|.*\| ([^|]+) \|$", PAGE.read_text(), re.MULTILINE)
     assert len(rows) == len({row for row, _ in rows}) > 150
     sources = [*(TESTS / "apiserver").rglob("test_*.py")]
-    sources += [path for part in ("e2e", "storage") for path in (TESTS / part).glob("test_*.py")]
+    sources += [
+        path for part in ("cluster", "e2e", "storage") for path in (TESTS / part).glob("test_*.py")
+    ]
     named: set[str] = set()
     for source in sources:
         for name in re.findall(r"def test_(\w+)", source.read_text()):

@@ -1,12 +1,14 @@
 """The audit log of real servers, in a cluster and alone: rows AU-01 to AU-05."""
 
 import asyncio
+import gzip
 import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -17,7 +19,11 @@ from apiserver import main
 from apiserver.audit import policy as audit_policy
 from apiserver.audit.log import Log
 from apiserver.cluster.access import BadAccess
+from apiserver.http import audit
+from apiserver.http.admission import Admission
 from apiserver.http.audit import UNSECURED, Auditor
+from apiserver.http.request_info import RequestInfo
+from apiserver.registry.strategies import STRATEGIES
 from apiserver.settings import Settings
 from tests.cluster.conftest import POLICIES, ROOT, Place, Replica, policy
 from tests.lab.cluster import POLICIES as ALONE
@@ -224,7 +230,7 @@ async def test_what_a_lower_level_leaves_out(audited: Audited, name: str) -> Non
     assert not [1 for line in text.splitlines() if '"list"' in line and '"admin"' in line]
 
 
-async def test_a_refusal_is_written_down(audited: Audited) -> None:
+async def test_AU04_a_refusal_is_written_down(audited: Audited) -> None:
     async with audited.client("bob-token") as http:
         for answer in (await http.get(f"{POLICIES}/x"), await http.get(f"{POLICIES}?watch=1")):
             assert answer.status_code == 403
@@ -240,7 +246,7 @@ async def test_a_refusal_is_written_down(audited: Audited) -> None:
         assert (await audited.events(answer))[-1]["responseStatus"]["code"] == answer.status_code
 
 
-async def test_a_stranger_is_written_down_without_the_token(audited: Audited) -> None:
+async def test_AU05_a_stranger_is_written_down_without_the_token(audited: Audited) -> None:
     async with audited.client("no-such-token") as http:
         answer = await http.get(f"{POLICIES}/x")
     assert answer.status_code == 401
@@ -253,7 +259,7 @@ async def test_a_stranger_is_written_down_without_the_token(audited: Audited) ->
     }
 
 
-async def test_a_watch_has_a_stage_more(audited: Audited) -> None:
+async def test_AU03_a_watch_has_a_stage_more(audited: Audited) -> None:
     async with (
         audited.client("editor-token") as http,
         http.stream("GET", POLICIES, params={"watch": "1"}) as answer,
@@ -308,6 +314,10 @@ async def test_alone_everybody_is_unsecured_and_full_files_are_put_aside(tmp_pat
                 body = policy(f"p-{number}")
                 body["metadata"] |= large
                 assert (await http.post(path, json=body)).status_code == 201
+            found = await http.get(f"{path}/p-0")
+            assert found.headers["content-encoding"] == "gzip"
+            last = (await events_of(log, found.headers["audit-id"]))[-1]
+            assert last["responseObject"] == found.json()
             uri = f"{server.url.replace('http', 'ws')}{path}?watch=1"
             async with websockets.connect(uri, proxy=None, additional_headers={"Audit-ID": "ws"}):
                 (_, started) = await events_of(log, "ws", "ResponseStarted")
@@ -386,16 +396,20 @@ class Lines:
         pass
 
 
-def follow(auditor: Auditor, error: Exception | None = None) -> None:
-    """One request from its start to its end."""
+async def nothing(*ignored: Any) -> Any: ...
 
-    async def nothing(*ignored: Any) -> Any: ...
 
-    scope: dict[str, Any] = {
+def asked() -> dict[str, Any]:
+    """The scope of a request, as the envelope has filled it in."""
+    return {
         "type": "http", "method": "GET", "path": "/x", "query_string": b"", "query": {},
         "fields": {}, "audit": b"id", "send_body": None,
     }  # fmt: skip
-    trail = auditor.follow(scope, nothing, nothing)
+
+
+def follow(auditor: Auditor, error: Exception | None = None) -> None:
+    """One request from its start to its end."""
+    trail = auditor.follow(asked(), nothing, nothing)
     trail.begin()
     if error is not None:
         trail.failed(error)
@@ -403,12 +417,49 @@ def follow(auditor: Auditor, error: Exception | None = None) -> None:
     auditor.close()
 
 
+def into(sink: Lines) -> Auditor:
+    rules = audit_policy.parse(ALL.encode(), "policy.yaml")
+    return Auditor(rules, Log(sink), user=UNSECURED)
+
+
 def last_of(error: Exception) -> dict[str, Any]:
     sink = Lines()
-    rules = audit_policy.parse(ALL.encode(), "policy.yaml")
-    follow(Auditor(rules, Log(sink), user=UNSECURED), error)
+    follow(into(sink), error)
     found: dict[str, Any] = json.loads(sink.data.splitlines()[-1])
     return found
+
+
+SMALL, LARGE = b'{"kind":"List"}', b'{"kind":"%s"}' % (b"x" * 100)
+ZIPPED = [(b"content-encoding", b"gzip")]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "kept"),
+    [
+        (SMALL, [], True),
+        (gzip.compress(SMALL), ZIPPED, True),
+        (LARGE, [], False),
+        (gzip.compress(LARGE), ZIPPED, False),
+    ],
+)
+async def test_an_answer_that_is_too_large_is_left_out(
+    body: bytes, headers: Any, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "BODY_LIMIT", 60)
+    sink = Lines()
+    auditor = into(sink)
+    policies = next(strategy.resource for strategy in STRATEGIES if strategy.resource.group)
+    scope = {**asked(), "request_info": RequestInfo("list", policies)}
+    trail = auditor.follow(scope, nothing, nothing)
+    trail.begin()
+    await trail.send({"type": "http.response.start", "status": 200, "headers": headers})
+    for part in (body[:9], body[9:]):
+        await trail.send({"type": "http.response.body", "body": part})
+    trail.end()
+    auditor.close()
+    last = json.loads(sink.data.splitlines()[-1])
+    assert last.get("responseObject") == (json.loads(SMALL) if kept else None)
+    assert last.get("annotations") == (None if kept else {"audit.k8s.io/truncated": "true"})
 
 
 def test_an_error_that_nobody_foresaw_is_a_panic() -> None:
@@ -427,3 +478,28 @@ def test_a_client_that_left_before_an_answer_is_none() -> None:
     last = last_of(ClientDisconnect())
     assert last["stage"] == DONE
     assert last["responseStatus"]["message"] == "Connection closed early"
+
+
+def test_what_webhooks_annotate_stands_in_the_event() -> None:
+    said: dict[str, str] = {}
+
+    class Plugins:
+        """Webhooks that answer later."""
+
+        def concerning(self, *ignored: Any, **options: Any) -> Any:
+            return SimpleNamespace(annotations=said)
+
+    policies = next(strategy.resource for strategy in STRATEGIES if strategy.resource.group)
+    info = RequestInfo("create", policies)
+    sink = Lines()
+    auditor = into(sink)
+    scope = {**asked(), "request_info": info, "user": UNSECURED}
+    trail = auditor.follow(scope, nothing, nothing)
+    trail.begin()
+    Admission(cast(Any, Plugins())).reviewing(scope, info, "CreateOptions", dry_run=False)
+    said["label.example.com/why"] = "because"
+    trail.end()
+    auditor.close()
+    first, last = (json.loads(line) for line in sink.data.splitlines())
+    assert "annotations" not in first
+    assert last["annotations"] == {"label.example.com/why": "because"}

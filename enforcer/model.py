@@ -62,6 +62,11 @@ class Model:
             policies=tuple(self._policies.values()),
         )
 
+    def strangers(self, node: str) -> list[str]:
+        """The nodes that pods are on, where none is on this one: its name may be wrong."""
+        nodes = {pod.node for pod in self._pods.values() if pod.node}
+        return sorted(nodes) if node and node not in nodes else []
+
     def _known(self, resource: str) -> list[Key]:
         return [*self._objects(resource), *(self.invalid if resource == POLICIES else ())]
 

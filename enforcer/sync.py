@@ -120,18 +120,12 @@ class Enforcer:
             )
         if first:
             log.info("enforcing", node=self._node or "(every pod)")
-            self._doubt_node()
-
-    def _doubt_node(self) -> None:
-        """A wrong name would protect nobody, so say it where no pod is of that node."""
-        pods = self._model.cluster().pods
-        nodes = {pod.node for pod in pods if pod.node}
-        if self._node and nodes and self._node not in nodes:
-            log.warning(
-                "no pod is on this node, so none is protected; is --node-name right?",
-                node=self._node,
-                others=sorted(nodes)[:5],
-            )
+            if others := self._model.strangers(self._node):
+                log.warning(
+                    "no pod is on this node, so none is protected; is --node-name right?",
+                    node=self._node,
+                    others=others[:5],
+                )
 
 
 async def desired(

@@ -164,6 +164,7 @@ async def lab(tmp_path_factory: pytest.TempPathFactory, own_etcd: EtcdServer) ->
 
 async def test_pods_of_the_node_are_protected(lab: Lab) -> None:
     """Those of other nodes are peers only, and a pod in the host's network is neither."""
+    await lab.said("there is no ruleset yet: traffic passes until everything has been listed")
     text = await lab.ruleset()
     targets = re.findall(r"([0-9a-f.:]+) : (accept|jump c_)", text)
     assert set(targets) == {

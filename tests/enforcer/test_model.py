@@ -69,3 +69,12 @@ def test_a_list_removes_what_it_does_not_name() -> None:
     model.tell(POLICIES, Replace(()))
     assert (model.cluster().policies, model.invalid) == ((), {})
     assert model.changed
+
+
+def test_a_node_without_pods_among_nodes_that_have_some_is_doubtful() -> None:
+    model = synced()
+    assert model.strangers("a") == []
+    model.tell(PODS, Apply(named("p", spec={"nodeName": "b"})))
+    model.tell(PODS, Apply(named("q")))
+    assert model.strangers("a") == ["b"]
+    assert model.strangers("b") == model.strangers("") == []

@@ -58,7 +58,16 @@ def test_a_line_moves_the_watch_on_and_ends_a_row_of_failures(
 
 
 @pytest.mark.parametrize(
-    "event", [Gone(), line("ERROR", {"code": 410}), line("ERROR", {"reason": "Expired"})]
+    "event",
+    [
+        Gone(),
+        line("ERROR", {"code": 410}),
+        line("ERROR", {"reason": "Expired"}),
+        # A server that was restored from a backup has not come as far.
+        line(
+            "ERROR", {"code": 504, "details": {"causes": [{"reason": "ResourceVersionTooLarge"}]}}
+        ),
+    ],
 )
 def test_history_that_is_gone_means_to_list_again(event: Input) -> None:
     state, output = advance(WATCHING, event, RAND)

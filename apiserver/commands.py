@@ -1,4 +1,4 @@
-"""What an operator does to a store by hand: `netpol-apiserver migrate`, `backup` and `restore`.
+"""What an operator does by hand: `netpol-apiserver migrate`, `backup`, `restore` and `doctor`.
 
 `main` hands over to these; they serve nothing.
 """
@@ -27,7 +27,7 @@ Database = Annotated[
 ]
 
 app = typer.Typer(
-    help="Look after the store of netpol-apiserver.",
+    help="Look after the store of netpol-apiserver, and after its place in a cluster.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -75,6 +75,43 @@ def restore(
         target = sqlite_path(database_url or default_database())
         revision = sqlite_backup.restore(file, target)
     typer.echo(f"{target}: revision {revision}; clients list again")
+
+
+@app.command()
+def doctor(
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="NETPOL_KUBECONFIG", help="The server's; left out, the pod's service account."
+        ),
+    ] = None,
+    tls_cert_file: Annotated[
+        Path | None,
+        typer.Option(envvar="NETPOL_TLS_CERT_FILE", help="What the server serves with, if here."),
+    ] = None,
+    service_account: Annotated[
+        str, typer.Option(help="The server's, for the commands that are proposed.")
+    ] = "networkpolicys",
+) -> None:
+    """Say what is wrong between the cluster and the server, and what to type. 1: something is."""
+    from apiserver.cluster.access import Access, BadAccess
+    from apiserver.doctor import examine
+
+    async def look() -> bool:
+        access = Access.from_kubeconfig(kubeconfig) if kubeconfig else Access.in_cluster()
+        well = True
+        async for finding in examine(access, certificate=tls_cert_file, account=service_account):
+            typer.echo(str(finding))
+            well &= finding.good
+        return well
+
+    try:
+        well = uvloop.run(look())
+    except BadAccess as error:
+        sys.stderr.write(f"netpol-apiserver: {error}\n")
+        raise typer.Exit(2) from None
+    if not well:
+        raise typer.Exit(1)
 
 
 @contextlib.contextmanager

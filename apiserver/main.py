@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from apiserver.http.audit import Auditor
 
 COLLECT = (50_000, 20, 100)  # objects, then collections of the younger generation
-COMMANDS = ("migrate", "backup", "restore")  # of `apiserver.commands`
+COMMANDS = ("migrate", "backup", "restore", "doctor")  # of `apiserver.commands`
 
 log = structlog.get_logger()
 

@@ -24,7 +24,7 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Ge(0)]
 
 class Settings(BaseSettings):
     """Serve the network policy API of 2016. The subcommands migrate, backup and restore look after
-    the store; each has a --help."""
+    the store, doctor after its place in a cluster; each has a --help."""
 
     model_config = SettingsConfigDict(
         env_prefix="NETPOL_",

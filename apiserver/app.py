@@ -139,6 +139,8 @@ def create_app(
     sources = [storage_metrics.collector(measured, cacher, reader)]
     if auditor is not None:
         sources.append(auditor.collect)
+    if extension is not None:
+        sources.append(extension.collect)
     metrics = Metrics(limits=limits, sources=sources)
     guard, admission = None, None
     if extension is not None:

@@ -6,10 +6,11 @@ tasks keep all of it up to date while the server runs.
 
 import random
 import ssl
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import Any
 
 import structlog
+from prometheus_client.core import Metric
 
 from apiserver import files
 from apiserver.admission.chain import Plugins
@@ -22,6 +23,7 @@ from apiserver.auth.trust import Proxy
 from apiserver.cluster.access import Access
 from apiserver.cluster.client import Cluster
 from apiserver.cluster.informer import Informer
+from apiserver.http import auth_metrics
 from apiserver.http.admission import Admission
 from apiserver.http.guard import Guard
 from apiserver.registry.cluster_gate import ClusterGate
@@ -53,22 +55,19 @@ class Extension:
         self.serving = _serving(settings, self.cluster.access)
         self.serving.renew(self._trust.now)
         self._trust.on_change(self._renew)
-        self.guard = Guard(
-            Authenticator(
-                trust=lambda: self._trust.now,
-                tokens=Tokens(
-                    reviewing, keep=settings.authentication_token_webhook_cache_ttl, rand=rand
-                ),
-                anonymous=settings.anonymous_auth,
-            ),
-            Authorizer(
-                asking,
-                always=listed(settings.authorization_always_allow_paths),
-                keep_allowed=settings.authorization_webhook_cache_authorized_ttl,
-                keep_denied=settings.authorization_webhook_cache_unauthorized_ttl,
-                rand=rand,
-            ),
+        tokens = Tokens(reviewing, keep=settings.authentication_token_webhook_cache_ttl, rand=rand)
+        authorizer = Authorizer(
+            asking,
+            always=listed(settings.authorization_always_allow_paths),
+            keep_allowed=settings.authorization_webhook_cache_authorized_ttl,
+            keep_denied=settings.authorization_webhook_cache_unauthorized_ttl,
+            rand=rand,
         )
+        authenticator = Authenticator(
+            trust=lambda: self._trust.now, tokens=tokens, anonymous=settings.anonymous_auth
+        )
+        self.guard = Guard(authenticator, authorizer)
+        self._counted_reviews = tokens.counted, authorizer.counted
         self.gate = ClusterGate(self.cluster, self._namespaces)
         self._plugins = Plugins(self.cluster, self._namespaces, count=self._counted)
         self.admission = Admission(self._plugins)
@@ -98,6 +97,10 @@ class Extension:
                 self.serving.files, self._renew, what="serving certificate"
             ),
         }
+
+    def collect(self) -> Iterator[Metric]:
+        """A source for the metrics."""
+        return auth_metrics.collect(self.guard, *self._counted_reviews)
 
     async def close(self) -> None:
         await self._plugins.close()

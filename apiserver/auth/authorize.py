@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from apiserver.auth.attributes import Attributes
-from apiserver.auth.reviews import Kept, review
+from apiserver.auth.reviews import Counted, Kept, review
 from apiserver.auth.user import MASTERS, User
 from apiserver.cluster.client import Cluster, Refused, Unreachable
 
@@ -59,7 +59,8 @@ class Authorizer:
         def seconds(decision: Decision) -> float:
             return keep_allowed if decision.allowed else keep_denied
 
-        self._kept: Kept[Decision] = Kept(seconds, limit=LIMIT, clock=clock)
+        self.counted = Counted()
+        self._kept: Kept[Decision] = Kept(seconds, limit=LIMIT, clock=clock, counted=self.counted)
 
     async def authorize(self, user: User, wanted: Attributes) -> Decision:
         """`Undecided`, which is a no that another try may turn into a yes."""
@@ -83,7 +84,7 @@ class Authorizer:
             "apiVersion": "authorization.k8s.io/v1",
             "spec": spec,
         }
-        status = await review(self._cluster, PATH, body, self._rand)
+        status = await review(self._cluster, PATH, body, self._rand, self.counted)
         allowed = status.get("allowed") is True and not status.get("denied")
         reason = str(status.get("reason") or "")
         if failure := status.get("evaluationError"):

@@ -6,7 +6,7 @@ same a thousand times a second.
 
 import asyncio
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,14 @@ GIVE_UP = 10.0  # seconds for all attempts
 T = TypeVar("T")
 
 
+class Counted:
+    """What the cluster was asked, by the HTTP code of its answer, and what needed no asking."""
+
+    def __init__(self) -> None:
+        self.codes: Counter[str] = Counter()
+        self.cache: Counter[str] = Counter()
+
+
 class Kept(Generic[T]):
     """Answers by question; `seconds` tells how long one holds, 0 that it does not.
 
@@ -26,8 +34,14 @@ class Kept(Generic[T]):
     """
 
     def __init__(
-        self, seconds: Callable[[T], float], *, limit: int, clock: Callable[[], float]
+        self,
+        seconds: Callable[[T], float],
+        *,
+        limit: int,
+        clock: Callable[[], float],
+        counted: Counted,
     ) -> None:
+        self._counted = counted
         self._seconds = seconds
         self._limit = limit
         self._clock = clock
@@ -37,7 +51,9 @@ class Kept(Generic[T]):
     async def get(self, question: Hashable, ask: Callable[[], Awaitable[T]]) -> T:
         known = self._known.get(question)
         if known is not None and known[0] > self._clock():
+            self._counted.cache["hit"] += 1
             return known[1]
+        self._counted.cache["miss"] += 1
         task = self._asking.get(question)
         if task is None:
             task = self._asking[question] = asyncio.ensure_future(self._ask(question, ask))
@@ -57,7 +73,9 @@ class Kept(Generic[T]):
         return answer
 
 
-async def review(cluster: Cluster, path: str, body: Json, rand: random.Random) -> Json:
+async def review(
+    cluster: Cluster, path: str, body: Json, rand: random.Random, counted: Counted
+) -> Json:
     """The answer's `status`. Tried again while the cluster is out of reach; then `Unreachable`.
 
     `Refused` where it does not let us ask, which no repetition changes.
@@ -70,11 +88,14 @@ async def review(cluster: Cluster, path: str, body: Json, rand: random.Random) -
                 found: Any = answer.get("status")
                 if not isinstance(found, dict):
                     raise Unreachable(f"{path} answered without a status")
+                counted.codes["201"] += 1
                 return found
             except Refused as error:
+                counted.codes[str(error.code)] += 1
                 if not left or (error.code < 500 and error.code != 429):
                     raise
             except Unreachable:
+                counted.codes["<error>"] += 1
                 if not left or asyncio.get_running_loop().time() + wait > (limit.when() or 0):
                     raise
             await asyncio.sleep(wait * (1 + rand.random() * JITTER))

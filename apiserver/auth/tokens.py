@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from apiserver.auth.reviews import Kept, review
+from apiserver.auth.reviews import Counted, Kept, review
 from apiserver.auth.user import User
 from apiserver.cluster.client import Cluster, Refused, Unreachable
 
@@ -32,7 +32,10 @@ class Tokens:
         self._cluster = cluster
         self._key = os.urandom(32)
         self._rand = rand
-        self._kept: Kept[User | str] = Kept(lambda _: keep, limit=LIMIT, clock=clock)
+        self.counted = Counted()
+        self._kept: Kept[User | str] = Kept(
+            lambda _: keep, limit=LIMIT, clock=clock, counted=self.counted
+        )
 
     async def user(self, token: str) -> User:
         """`ValueError` with the reason where it is nobody's, or the cluster cannot be asked."""
@@ -53,7 +56,7 @@ class Tokens:
             "apiVersion": "authentication.k8s.io/v1",
             "spec": {"token": token},
         }
-        status = await review(self._cluster, PATH, body, self._rand)
+        status = await review(self._cluster, PATH, body, self._rand, self.counted)
         if not status.get("authenticated"):
             return str(status.get("error") or "invalid bearer token")
         return _user(status.get("user"))

@@ -3,6 +3,7 @@
 In standalone mode there is none, because it listens on loopback and knows no users.
 """
 
+from collections import Counter
 from typing import Any
 
 from starlette.types import Scope
@@ -24,6 +25,9 @@ class Guard:
     def __init__(self, authenticator: Authenticator, authorizer: Authorizer) -> None:
         self._authenticator = authenticator
         self._authorizer = authorizer
+        self.attempts: Counter[str] = Counter()
+        self.users: Counter[str] = Counter()
+        self.decisions: Counter[str] = Counter()
 
     async def identify(self, scope: Scope) -> User:
         """401. The user is found in `scope["user"]` from then on."""
@@ -31,8 +35,11 @@ class Guard:
             user: User = await self._authenticator.authenticate(scope)
         except Unauthenticated as error:
             scope["tried"] = error.tried
+            self.attempts["failure"] += 1
             raise status.unauthorized() from error
         scope["user"] = user
+        self.attempts["success"] += 1
+        self.users[_kind(user)] += 1
         return user
 
     async def admit(self, scope: Scope, info: RequestInfo | None, verb: str = "") -> None:
@@ -44,16 +51,26 @@ class Guard:
         try:
             decision = await self._authorizer.authorize(user, wanted)
         except Undecided as error:
+            self.decisions["error"] += 1
             raise status.unavailable(
                 f"the cluster cannot be asked whether this is allowed: {wanted.refusal(user.name)}"
                 " until it can; try again"
             ) from error
         scope["decision"] = decision
+        self.decisions["allowed" if decision.allowed else "denied"] += 1
         if not decision.allowed:
             why = ": ".join(filter(None, (wanted.refusal(user.name), decision.reason)))
             if info is None:
                 raise status.StatusError(403, "Forbidden", f"forbidden: {why}", {})
             raise status.forbidden(info.resource, wanted.name, why)
+
+
+def _kind(user: User) -> str:
+    """Few names, whoever there is (`compressUsername`)."""
+    name = user.name.rpartition(":")[2]
+    if name in ("admin", "client", "kube_proxy", "kubelet", "system"):
+        return name
+    return "email_id" if "@" in name else "other"
 
 
 def attributes(scope: Scope, info: RequestInfo | None) -> Attributes:

@@ -109,6 +109,19 @@ async def test_a_token_works_beside_headers_that_are_not_believed(world: World) 
         assert await user_of(http, {"X-Remote-User": "alice"}) == "bob"
 
 
+async def test_what_prometheus_reads_of_it(world: World) -> None:
+    async with world.place.client(world.replica, token="admin-token") as http:
+        text = (await http.get("/metrics")).text
+    for line in (
+        'authentication_attempts_total{result="success"}',
+        'authenticated_user_requests_total{username="admin"}',
+        'apiserver_authorization_decisions_total{decision="allowed"}',
+        'apiserver_delegated_authn_request_total{code="201"}',
+        'authentication_token_cache_request_total{status="miss"}',
+    ):
+        assert line in text
+
+
 async def test_old_tls_is_refused(world: World) -> None:
     context = ssl.create_default_context(cafile=world.place.folder / "serving-ca.pem")
     with warnings.catch_warnings():

@@ -51,7 +51,7 @@ async def admin(world: World) -> AsyncIterator[httpx.AsyncClient]:
         await http.delete(POLICIES)
 
 
-async def test_a_webhook_changes_what_is_stored(
+async def test_AD02_a_webhook_changes_what_is_stored(
     world: World, admin: httpx.AsyncClient, name: str
 ) -> None:
     async with webhook(world, "label", mutating=True):
@@ -73,7 +73,7 @@ async def test_a_webhook_changes_what_is_stored(
     assert stored["metadata"]["labels"] == {"from": "webhook"}
 
 
-async def test_a_webhook_denies(world: World, admin: httpx.AsyncClient, name: str) -> None:
+async def test_AD03_a_webhook_denies(world: World, admin: httpx.AsyncClient, name: str) -> None:
     assert (await admin.post(POLICIES, json=policy(name))).status_code == 201
     async with webhook(world, "deny"):
         text = 'admission webhook "deny.example.com" denied the request: not on my watch'
@@ -142,7 +142,7 @@ async def test_selectors_narrow_what_a_webhook_sees(
         assert (await admin.post(POLICIES, json=policy(f"{name}-3"))).status_code == 201
 
 
-async def test_a_quota_counts_policies(world: World, admin: httpx.AsyncClient, name: str) -> None:
+async def test_AD04_a_quota_counts_policies(world: World, admin: httpx.AsyncClient, name: str) -> None:
     key = "count/networkpolicys.net.alpha.kubernetes.io"
     quota = {"metadata": {"namespace": "team-a"}, "spec": {"hard": {key: "2"}}}
     await world.place.control("admission", quota, kind="resourcequotas", name="few")

@@ -26,7 +26,7 @@ async def user_of(http: httpx.AsyncClient, headers: Any = ()) -> str:
     return message.split('"')[1]
 
 
-async def test_nobody_is_anonymous_and_may_only_probe(world: World) -> None:
+async def test_AN07_AZ01_H08_nobody_is_anonymous_and_may_only_probe(world: World) -> None:
     async with world.place.client(world.replica) as http:
         assert await user_of(http) == "system:anonymous"
         for path in ("/healthz", "/livez", "/readyz"):
@@ -36,7 +36,7 @@ async def test_nobody_is_anonymous_and_may_only_probe(world: World) -> None:
         assert (await http.put(POLICIES)).status_code == 403
 
 
-async def test_a_certificate_of_the_clients_authority_is_a_user(world: World) -> None:
+async def test_AN06_a_certificate_of_the_clients_authority_is_a_user(world: World) -> None:
     made = world.place.certificates.user("bob")
     async with world.place.client(world.replica, made) as http:
         assert await user_of(http) == "bob"
@@ -45,7 +45,7 @@ async def test_a_certificate_of_the_clients_authority_is_a_user(world: World) ->
         assert (await http.get(DENIED)).status_code == 200
 
 
-async def test_headers_count_only_from_the_front_proxy(world: World) -> None:
+async def test_AN05_headers_count_only_from_the_front_proxy(world: World) -> None:
     certificates = world.place.certificates
     alice = {"X-Remote-User": "alice", "X-Remote-Group": "system:masters"}
     for made, user in ((None, "system:anonymous"), (certificates.user("bob"), "bob")):
@@ -61,7 +61,7 @@ async def test_headers_count_only_from_the_front_proxy(world: World) -> None:
         assert await user_of(http, alice) == ""
 
 
-async def test_what_the_front_proxy_says(world: World) -> None:
+async def test_AN04_what_the_front_proxy_says(world: World) -> None:
     certificates = world.place.certificates
     proxy = certificates.user("front-proxy-client", authority=certificates.proxy)
     async with world.place.client(world.replica, proxy) as http:
@@ -76,7 +76,7 @@ async def test_what_the_front_proxy_says(world: World) -> None:
         assert await user_of(http, joined) == "alice"
 
 
-async def test_a_token_is_asked_about_once(world: World) -> None:
+async def test_AN08_AN09_a_token_is_asked_about_once(world: World) -> None:
     before = (await world.place.control("state"))["reviews"]["tokenreviews"]
     async with world.place.client(world.replica, token="bob-token") as http:
         assert await user_of(http) == "bob"
@@ -91,7 +91,7 @@ async def test_a_token_is_asked_about_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["expired", "stranger", "no client"])
-async def test_a_certificate_that_does_not_hold_ends_the_handshake(world: World, kind: str) -> None:
+async def test_AN01_a_certificate_that_does_not_hold_ends_the_handshake(world: World, kind: str) -> None:
     certificates = world.place.certificates
     past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     made = {
@@ -104,12 +104,12 @@ async def test_a_certificate_that_does_not_hold_ends_the_handshake(world: World,
             await http.get(DENIED)
 
 
-async def test_a_token_works_beside_headers_that_are_not_believed(world: World) -> None:
+async def test_AN02_a_token_works_beside_headers_that_are_not_believed(world: World) -> None:
     async with world.place.client(world.replica, token="bob-token") as http:
         assert await user_of(http, {"X-Remote-User": "alice"}) == "bob"
 
 
-async def test_what_prometheus_reads_of_it(world: World) -> None:
+async def test_MT08_what_prometheus_reads_of_it(world: World) -> None:
     async with world.place.client(world.replica, token="admin-token") as http:
         text = (await http.get("/metrics")).text
     for line in (

@@ -8,7 +8,7 @@ OTHER = f"{ROOT}/namespaces/default/networkpolicys"
 APPLY = {"Content-Type": "application/apply-patch+yaml"}
 
 
-async def test_an_editor_of_one_namespace(world: World, name: str) -> None:
+async def test_AZ02_AZ04_an_editor_of_one_namespace(world: World, name: str) -> None:
     async with world.place.client(world.replica, token="editor-token") as http:
         assert (await http.post(POLICIES, json=policy(name))).status_code == 201
         assert (await http.get(f"{POLICIES}/{name}")).status_code == 200
@@ -67,7 +67,7 @@ async def test_every_spelling_of_a_path_needs_the_same_permission(world: World, 
         await http.delete(f"{OTHER}/{name}")
 
 
-async def test_answers_hold_for_a_while_and_are_asked_for_once(world: World) -> None:
+async def test_AZ03_answers_hold_for_a_while_and_are_asked_for_once(world: World) -> None:
     async with world.place.client(world.replica, token="bob-token") as http:
         path = f"{ROOT}/namespaces/default/networkpolicys/asked-once"
         before = (await world.place.control("state"))["reviews"]["subjectaccessreviews"]
@@ -77,7 +77,7 @@ async def test_answers_hold_for_a_while_and_are_asked_for_once(world: World) -> 
         assert after - before == 1
 
 
-async def test_an_apply_that_would_create_needs_both(world: World, name: str) -> None:
+async def test_AZ05_an_apply_that_would_create_needs_both(world: World, name: str) -> None:
     body = {"apiVersion": "net.alpha.kubernetes.io/v1alpha1", "kind": "NetworkPolicy"}
     async with world.place.client(world.replica, token="patcher-token") as http:
         answer = await http.patch(
@@ -88,7 +88,7 @@ async def test_an_apply_that_would_create_needs_both(world: World, name: str) ->
         assert "cannot create" in answer.json()["message"]
 
 
-async def test_namespaces_are_those_of_the_cluster(world: World, name: str) -> None:
+async def test_AD01_namespaces_are_those_of_the_cluster(world: World, name: str) -> None:
     async with world.place.client(world.replica, token="admin-token") as http:
         missing = f"{ROOT}/namespaces/{name}/networkpolicys"
         answer = await http.post(missing, json=policy(name))

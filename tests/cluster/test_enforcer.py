@@ -228,6 +228,8 @@ async def test_every_server_of_the_policies_dies(lab: Lab) -> None:
     await lab.said("request failed", "networkpolicys", "503", "look at kubectl get apiservices")
     assert await lab.ruleset() == before
     await asyncio.gather(*(replica.start() for replica in replicas))
+    # The stand-in may not have seen yet that they were gone.
+    await asyncio.gather(*(replica.until_ready() for replica in replicas))
     await lab.cluster.place.until_available(*replicas)
     await lab.follows()
     assert await lab.ruleset() == before

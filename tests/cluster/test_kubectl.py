@@ -39,7 +39,7 @@ async def kubectl(
     return output.decode()
 
 
-async def test_admin_editor_and_a_stranger(world: World, name: str) -> None:
+async def test_AG06_admin_editor_and_a_stranger(world: World, name: str) -> None:
     there = MANIFEST % (name, "team-a")
     assert "created" in await kubectl(world, "admin-token", "apply", "-f", "-", feed=there)
     told = await kubectl(world, "admin-token", "get", "networkpolicys", "-A")
@@ -57,7 +57,7 @@ async def test_admin_editor_and_a_stranger(world: World, name: str) -> None:
     assert "deleted" in await kubectl(world, "editor-token", "delete", "anp", name, "-n", "team-a")
 
 
-async def test_no_error_while_a_server_dies_and_certificates_rotate(fragile: World) -> None:
+async def test_FC08_AG02_no_error_while_a_server_dies_and_certificates_rotate(fragile: World) -> None:
     """kubectl works on, one call after the other, through all of it."""
     world, place = fragile, fragile.place
     one, two = world.replicas
@@ -98,7 +98,7 @@ async def test_no_error_while_a_server_dies_and_certificates_rotate(fragile: Wor
     assert calls > 8
 
 
-async def test_a_watch_goes_on_through_the_other_server(fragile: World) -> None:
+async def test_AG05_a_watch_goes_on_through_the_other_server(fragile: World) -> None:
     """An informer's view: cut off by a kill, it resumes where it was, and misses nothing."""
     place = fragile.place
     path = "/apis/net.alpha.kubernetes.io/v1alpha1/namespaces/team-a/networkpolicys"

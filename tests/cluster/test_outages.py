@@ -54,7 +54,7 @@ async def test_the_cluster_is_away(fragile: World) -> None:
         await master.delete(POLICIES)
 
 
-async def test_a_start_without_the_cluster(tmp_path: Path, own_etcd: EtcdServer) -> None:
+async def test_AN03_a_start_without_the_cluster(tmp_path: Path, own_etcd: EtcdServer) -> None:
     place = Place(tmp_path)
     replica = Replica(place, "alone", "--etcd-servers", own_etcd.endpoint)
     try:

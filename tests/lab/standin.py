@@ -74,6 +74,8 @@ def allowed(folder: Path, user: str, groups: list[str], spec: Json) -> bool:
     if path := (spec.get("nonResourceAttributes") or {}).get("path"):
         return "system:authenticated" in groups and str(path).startswith(READABLE)
     asked = spec.get("resourceAttributes") or {}
+    if asked.get("resource") in ("selfsubjectaccessreviews", "apiservices"):
+        return True
     if user == "system:serviceaccount:kube-system:networkpolicys":
         what = (asked.get("verb"), asked.get("resource"))
         return what in {
@@ -316,9 +318,9 @@ class StandIn:
         spec = attributes(request)
         if not allowed(self.folder, user, groups, spec):
             return refuse(403, "Forbidden", f'forbidden: User "{user}" cannot {spec}')
-        return await self.own(request, path)
+        return await self.own(request, path, user, groups)
 
-    async def own(self, request: Request, path: str) -> Response:
+    async def own(self, request: Request, path: str, user: str, groups: list[str]) -> Response:
         parts = path.strip("/").split("/")
         match parts:
             case ["api"]:
@@ -336,6 +338,14 @@ class StandIn:
             case ["apis", "authentication.k8s.io", "v1", "tokenreviews"]:
                 self.reviews["tokenreviews"] += 1
                 return JSONResponse(review_token(self.folder, await request.json()), 201)
+            case ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"]:
+                body = await request.json()
+                yes = allowed(self.folder, user, groups, body["spec"])
+                return JSONResponse({**body, "status": {"allowed": yes}}, 201)
+            case ["apis", "apiregistration.k8s.io", "v1", "apiservices", _]:
+                return JSONResponse(self.api_service())
+            case ["api", "v1", "namespaces", "kube-system", "configmaps", name]:
+                return JSONResponse(self.config_maps.objects[name])
             case ["apis", "authorization.k8s.io", "v1", "subjectaccessreviews"]:
                 self.reviews["subjectaccessreviews"] += 1
                 body = await request.json()
@@ -383,6 +393,25 @@ class StandIn:
         if request.method == "PATCH":
             found = self.pods.put(key, merged(found, await request.json()))
         return JSONResponse(found)
+
+    def api_service(self) -> Json:
+        """With the condition that the availability controller found."""
+        failures = [why for why in self.available.values() if why]
+        good = len(failures) < len(self.available)
+        authority = (self.folder / "serving-ca.pem").read_bytes()
+        condition = {
+            "type": "Available",
+            "status": str(good),
+            "reason": "Passed" if good else "FailedDiscoveryCheck",
+            "message": "all checks passed" if good else "; ".join(failures),
+        }
+        spec = {
+            "group": GROUP,
+            "version": VERSION,
+            "service": {"name": "networkpolicys", "namespace": "kube-system"},
+            "caBundle": base64.b64encode(authority).decode(),
+        }
+        return {"kind": "APIService", "spec": spec, "status": {"conditions": [condition]}}
 
     async def proxy(self, request: Request, user: str, groups: list[str]) -> Response:
         """To one server that is available; to another where that one cannot be reached."""

@@ -17,6 +17,10 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OFFLINE = {"UV_OFFLINE": "1", "UV_LINK_MODE": "copy", "HOME": "/root", "APT_CONFIG": "/apt.conf"}
 
 
+# What becomes a process here ends with the script, however that ends.
+ISOLATED = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+
+
 @dataclass
 class Stage:
     name: str

@@ -85,7 +85,7 @@ def ran(context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     install += built.chroot(["sh", "-ec", INSTALL], more=dockerfile.OFFLINE)
     (log / "scratch").mkdir()
     done = subprocess.run(
-        ["unshare", "--mount", "--net", "sh", "-c", script + run + install],
+        [*dockerfile.ISOLATED, "sh", "-c", script + run + install],
         capture_output=True,
         text=True,
         check=False,

@@ -14,7 +14,12 @@ from pathlib import Path
 # As in the base image; the machine's own variables are not seen.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What uv and apt-get want to know so as not to wait for a network: all is on the machine already.
-OFFLINE = {"UV_OFFLINE": "1", "UV_LINK_MODE": "copy", "HOME": "/root", "APT_CONFIG": "/apt.conf"}
+OFFLINE = {
+    "UV_OFFLINE": "1",
+    "UV_LINK_MODE": "copy",
+    "UV_CACHE_DIR": "/cache",
+    "APT_CONFIG": "/apt.conf",
+}
 
 
 # What becomes a process here ends with the script, however that ends.
@@ -63,7 +68,7 @@ def instructions(text: str) -> list[tuple[str, str]]:
 def build(text: str, context: Path, *, commands: dict[str, Path]) -> tuple[str, dict[str, Stage]]:
     """The script that builds all stages below `$scratch`, and what the stages are.
 
-    `commands` are what an image that only brings a command would have brought.
+    `$cache` is uv's. `commands` are what an image that only brings a command would have brought.
     """
     script, stages, current = [_HEAD], dict[str, Stage](), Stage("")
     for name, rest in instructions(text):
@@ -125,6 +130,8 @@ stage() {
     overlay "$scratch/$1/root"
   mount --rbind /proc "$scratch/$1/root/proc"
   mount --rbind /dev "$scratch/$1/root/dev"
+  mkdir "$scratch/$1/root/cache"
+  mount --bind "$cache" "$scratch/$1/root/cache"
   echo 'Acquire::Retries "0";' >"$scratch/$1/root/apt.conf"
 }
 """

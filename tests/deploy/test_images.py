@@ -84,12 +84,18 @@ def ran(context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = f'cp -a {DEPLOY}/. "{built.root}/src/deploy/"\n'
     install += built.chroot(["sh", "-ec", INSTALL], more=dockerfile.OFFLINE)
     (log / "scratch").mkdir()
+    cache = subprocess.check_output([UV, "cache", "dir"], text=True).strip()
     done = subprocess.run(
         [*dockerfile.ISOLATED, "sh", "-c", script + run + install],
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": dockerfile.PATH, "log": str(log), "scratch": str(log / "scratch")},
+        env={
+            "PATH": dockerfile.PATH,
+            "log": str(log),
+            "scratch": str(log / "scratch"),
+            "cache": cache,
+        },
     )
     (log / "installed").write_text(done.stdout)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]

@@ -35,6 +35,8 @@ mount -t overlay -o "lowerdir=/,upperdir=$log/upper/upper,workdir=$log/upper/wor
   overlay "$log/root"
 mount --rbind /proc "$log/root/proc"
 mount --rbind /dev "$log/root/dev"
+mkdir -p "$log/root$repository"
+mount --rbind "$repository" "$log/root$repository"
 cp -a "$log/files/." "$log/root/"
 seen() { # seen NAME WORDS CURL-ARGUMENTS...: until the answer has these words
   name=$1 words=$2
@@ -123,7 +125,7 @@ def ran(variants: dict[str, list[Object]], tmp_path_factory: pytest.TempPathFact
         text=True,
         check=False,
         timeout=60,
-        env={"PATH": dockerfile.PATH, "log": str(log)},
+        env={"PATH": dockerfile.PATH, "log": str(log), "repository": str(ROOT)},
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return log

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from prometheus_client.core import Metric
 
-from apiserver import files
+from apiserver import files, logs
 from apiserver.admission.chain import Plugins
 from apiserver.api.resource import Resource
 from apiserver.auth.authenticate import Authenticator
@@ -22,6 +22,7 @@ from apiserver.auth.tokens import Tokens
 from apiserver.auth.trust import Proxy
 from apiserver.cluster.access import Access
 from apiserver.cluster.client import Cluster
+from apiserver.cluster.events import Recorder
 from apiserver.cluster.informer import Informer
 from apiserver.http import auth_metrics
 from apiserver.http.admission import Admission
@@ -46,6 +47,8 @@ class Extension:
         reviewing = reached.at(settings.authentication_kubeconfig or settings.kubeconfig)
         asking = reached.at(settings.authorization_kubeconfig or settings.kubeconfig)
         self._clusters = reached
+        self._recorder = Recorder(self.cluster, in_pod=settings.kubeconfig is None)
+        logs.listeners.append(self._recorder.take)
         self._trust = TrustSource(
             _flags(settings),
             cluster=None if settings.authentication_skip_lookup else reviewing,
@@ -92,6 +95,7 @@ class Extension:
         return {
             "client authorities": self._trust.run(),
             "namespaces": self._namespaces.run(),
+            "events": self._recorder.run(),
             **{f"admission {n}": i.run() for n, i in enumerate(self._plugins.informers)},
             "serving certificate": files.follow(
                 self.serving.files, self._renew, what="serving certificate"

@@ -38,6 +38,10 @@ async def follow(paths: Sequence[Path], changed: Callable[[], None], *, what: st
         try:
             changed()
         except (OSError, ValueError) as error:
-            log.error(f"{what} cannot be read; what was before stays", error=str(error))
+            log.error(
+                f"{what} cannot be read; what was before stays",
+                error=str(error),
+                reason="FailedReload",
+            )
         else:
             log.info(f"{what} read again", files=[str(path) for path in paths])

@@ -2,8 +2,20 @@
 
 import logging
 import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
 
 import structlog
+
+# Who else hears of the lines that have a `reason`: what an operator should see in the cluster.
+listeners: list[Callable[[Mapping[str, Any]], None]] = []
+
+
+def _tell(logger: object, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    if "reason" in line:
+        for listener in listeners:
+            listener(line)
+    return line
 
 
 def configure(form: str) -> None:
@@ -14,6 +26,7 @@ def configure(form: str) -> None:
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     shared: list[structlog.typing.Processor] = [
+        _tell,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]

@@ -193,6 +193,7 @@ class Review:
                 configuration=webhook.configuration,
                 error=str(failure),
                 ignored=not webhook.fail,
+                reason="FailedCallingWebhook",
             )
             if webhook.fail:
                 raise status.internal(

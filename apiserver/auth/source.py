@@ -93,6 +93,7 @@ class TrustSource:
                     " whose requests to believe; trying again",
                     error=problem,
                     hint=HINT,
+                    reason="AuthenticationNotConfigured",
                 )
             told = problem
 

@@ -29,6 +29,8 @@ UNTOLD = 0.05  # seconds to wait for an event where the store cannot tell that
 IDLE = 5.0  # seconds between such questions while nobody waits: bookmarks tell of them
 HISTORIES = 8  # reads of the store's history at once; further ones wait for their turn
 
+UNDECODABLE = "stored object does not decode; it is not served"
+
 log = structlog.get_logger()
 
 
@@ -81,7 +83,11 @@ class Cacher:
                     log.warning("store history compacted under the watch cache; listing again")
                     self._ready.clear()
                 except Unavailable as error:
-                    log.warning("store unavailable; trying again", error=str(error))
+                    log.warning(
+                        "store unavailable; trying again",
+                        error=str(error),
+                        reason="StorageUnavailable",
+                    )
                     await asyncio.sleep(RETRY)
 
     def objects(self, resource: Resource) -> Objects:
@@ -178,7 +184,7 @@ class Cacher:
             )
         for objects in fresh.values():
             for key, why in objects.broken.items():
-                log.error("stored object does not decode; it is not served", key=key, error=why)
+                log.error(UNDECODABLE, key=key, error=why, reason="UndecodableObject")
         gone, self._objects = self._objects, fresh
         self._place = place
         self.revision = revision
@@ -201,9 +207,10 @@ class Cacher:
                 changed[objects.resource.prefix] = objects
                 if event.key in objects.broken:
                     log.error(
-                        "stored object does not decode; it is not served",
+                        UNDECODABLE,
                         key=event.key,
                         error=objects.broken[event.key],
+                        reason="UndecodableObject",
                     )
         if batch.revision > self.revision:
             self.revision = batch.revision

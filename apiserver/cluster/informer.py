@@ -68,7 +68,12 @@ class Informer:
     def _failed(self, error: Exception) -> None:
         if not self.failure:
             self._failing = asyncio.get_running_loop().time()
-            log.warning("cannot follow the cluster", path=self._path, error=str(error))
+            log.warning(
+                "cannot follow the cluster",
+                path=self._path,
+                error=str(error),
+                reason="FailedWatch",
+            )
         self.failure, self._delay = str(error), min(self._delay * 2, LONGEST)
 
     def _works(self) -> None:

@@ -111,8 +111,18 @@ async def test_one_that_cannot_be_asked(
         refused = await admin.post(POLICIES, json=policy(name))
         assert refused.status_code == 500
         assert f'failed calling webhook "{what}.example.com"' in refused.json()["message"]
+    async with asyncio.timeout(10):
+        while not (seen := await _events(world, f"webhook: {what}.example.com")):
+            await asyncio.sleep(0.1)
+    assert seen[0]["reason"] == "FailedCallingWebhook"
+    assert seen[0]["involvedObject"]["name"] == "v1alpha1.net.alpha.kubernetes.io"
     async with webhook(world, what, timeoutSeconds=1, failurePolicy="Ignore"):
         assert (await admin.post(POLICIES, json=policy(name))).status_code == 201
+
+
+async def _events(world: World, text: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await world.place.control("events"))["events"]
+    return [event for event in found if text in event["message"]]
 
 
 async def test_a_dry_run_is_not_for_every_webhook(
@@ -142,7 +152,9 @@ async def test_selectors_narrow_what_a_webhook_sees(
         assert (await admin.post(POLICIES, json=policy(f"{name}-3"))).status_code == 201
 
 
-async def test_AD04_a_quota_counts_policies(world: World, admin: httpx.AsyncClient, name: str) -> None:
+async def test_AD04_a_quota_counts_policies(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
     key = "count/networkpolicys.net.alpha.kubernetes.io"
     quota = {"metadata": {"namespace": "team-a"}, "spec": {"hard": {key: "2"}}}
     await world.place.control("admission", quota, kind="resourcequotas", name="few")

@@ -91,7 +91,9 @@ async def test_AN08_AN09_a_token_is_asked_about_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["expired", "stranger", "no client"])
-async def test_AN01_a_certificate_that_does_not_hold_ends_the_handshake(world: World, kind: str) -> None:
+async def test_AN01_a_certificate_that_does_not_hold_ends_the_handshake(
+    world: World, kind: str
+) -> None:
     certificates = world.place.certificates
     past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
     made = {

@@ -57,7 +57,9 @@ async def test_AG06_admin_editor_and_a_stranger(world: World, name: str) -> None
     assert "deleted" in await kubectl(world, "editor-token", "delete", "anp", name, "-n", "team-a")
 
 
-async def test_FC08_AG02_no_error_while_a_server_dies_and_certificates_rotate(fragile: World) -> None:
+async def test_FC08_AG02_no_error_while_a_server_dies_and_certificates_rotate(
+    fragile: World,
+) -> None:
     """kubectl works on, one call after the other, through all of it."""
     world, place = fragile, fragile.place
     one, two = world.replicas

@@ -81,6 +81,7 @@ def allowed(folder: Path, user: str, groups: list[str], spec: Json) -> bool:
         return what in {
             ("create", "tokenreviews"),
             ("create", "subjectaccessreviews"),
+            ("create", "events"),
             *((verb, "namespaces") for verb in ("get", "list", "watch")),
             *((verb, "configmaps") for verb in ("get", "list", "watch")),
             *((verb, kind) for verb in ("list", "watch") for kind in ADMISSION),
@@ -190,6 +191,7 @@ class StandIn:
         self.config_maps = Collection("ConfigMap", journal)
         self.admission = {key: Collection(kind, journal) for key, kind in ADMISSION.items()}
         self.reviewed: list[Json] = []
+        self.events: list[Json] = []
         self.reviews: dict[str, int] = {"tokenreviews": 0, "subjectaccessreviews": 0}
         self.available: dict[str, str] = dict.fromkeys(backends, "not looked at yet")
         self._clients: dict[object, httpx.AsyncClient] = {}
@@ -269,6 +271,8 @@ class StandIn:
             case "end-watches":
                 self.namespaces.end_watches()
                 self.pods.end_watches()
+            case "events":
+                return JSONResponse({"events": self.events})
             case "reviewed":
                 return JSONResponse({"reviewed": self.reviewed})
             case "admission":
@@ -344,6 +348,9 @@ class StandIn:
                 return JSONResponse({**body, "status": {"allowed": yes}}, 201)
             case ["apis", "apiregistration.k8s.io", "v1", "apiservices", _]:
                 return JSONResponse(self.api_service())
+            case ["api", "v1", "namespaces", _, "events"]:
+                self.events.append(await request.json())
+                return JSONResponse(self.events[-1], 201)
             case ["api", "v1", "namespaces", "kube-system", "configmaps", name]:
                 return JSONResponse(self.config_maps.objects[name])
             case ["apis", "authorization.k8s.io", "v1", "subjectaccessreviews"]:

@@ -7,7 +7,6 @@ server is reached, and that is not supported, is an error and never ignored.
 """
 
 import base64
-import binascii
 import os
 import ssl
 from collections.abc import Mapping
@@ -60,11 +59,12 @@ class Access:
         """How TLS is spoken there. `BadAccess` for certificates that cannot be used."""
         authority = "certificate-authority"
         try:
+            # Empty would mean the machine's own authorities to the ssl module.
+            if self.authority is not None and not self.authority.strip():
+                raise ValueError("it holds no certificate")
             context = ssl.create_default_context(
                 cadata=self.authority.decode() if self.authority is not None else None
             )
-            if self.authority is not None and not context.cert_store_stats()["x509"]:
-                raise ValueError("it holds no certificate")
         except ValueError as error:
             raise BadAccess(f"{self.origin}: {authority}: {error}; it has to be PEM") from None
         except ssl.SSLError as error:
@@ -90,7 +90,7 @@ def from_kubeconfig(path: Path, *, flag: str = "--kubeconfig") -> Access:
         config = yaml.load(path.read_text(), Loader=yaml.CSafeLoader)
     except OSError as error:
         raise BadAccess(f"{flag} {path}: {error.strerror}; name a kubeconfig file") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise BadAccess(f"{flag} {path}: it is no YAML: {_why(error)}") from None
     if not isinstance(config, dict):
         raise BadAccess(f"{flag} {path}: it is no kubeconfig, which begins with kind: Config")
@@ -126,7 +126,10 @@ def in_cluster(environ: Mapping[str, str], *, folder: Path = SERVICE_ACCOUNT) ->
     host = environ.get("KUBERNETES_SERVICE_HOST", "")
     port = environ.get("KUBERNETES_SERVICE_PORT", "443")
     address = f"[{host}]" if ":" in host else host
-    token, authority = (_bytes(folder / name, "service account") for name in ("token", "ca.crt"))
+    fix = "mount the token of a service account, or name a file with --kubeconfig"
+    token, authority = (
+        _bytes(folder / name, "service account", fix) for name in ("token", "ca.crt")
+    )
     return Access(
         server=_url(f"https://{address}:{port}", "KUBERNETES_SERVICE_HOST"),
         origin=f"service account {folder}",
@@ -175,7 +178,7 @@ class _Reader:
         if inline := holder.get(f"{key}-data"):
             try:
                 return base64.b64decode(str(inline), validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise BadAccess(
                     f"{self._path}: {where}{key}-data: it is no base64: {error}; give PEM in"
                     f" base64, or the name of a file as {key}"
@@ -195,11 +198,11 @@ class _Reader:
         return ""
 
 
-def _bytes(path: Path, what: str) -> bytes:
+def _bytes(path: Path, what: str, fix: str = "it has to be there") -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise BadAccess(f"{what}: {path}: {error.strerror}; it has to be there") from None
+    except (OSError, ValueError) as error:
+        raise BadAccess(f"{what}: {path}: {_why(error)}; {fix}") from None
 
 
 def _token(content: bytes, what: str) -> str:
@@ -219,7 +222,7 @@ def _url(value: str, what: str) -> str:
         host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise BadAccess(f"{what}: {value!r} is no URL: {error}") from None
-    if parts.scheme not in ("http", "https") or not host:
+    if parts.scheme not in ("http", "https") or not host or not value.isprintable() or " " in value:
         raise BadAccess(f"{what}: {value!r} is no URL of a server; write https://HOST:PORT")
     if parts.query or parts.fragment or parts.username:
         raise BadAccess(f"{what}: {value!r} has more than an address; write https://HOST:PORT")
@@ -239,7 +242,14 @@ def _load(context: ssl.SSLContext, content: bytes) -> None:
 
 def _why(error: Exception) -> str:
     """An error in one line."""
-    reason = getattr(error, "reason", None) or getattr(error, "problem", None)
+    reason = next(
+        (
+            found
+            for name in ("reason", "problem", "strerror")
+            if (found := getattr(error, name, None))
+        ),
+        error,
+    )
     mark = getattr(error, "problem_mark", None)
     line = f"line {mark.line + 1}: " if mark is not None else ""
-    return line + " ".join(str(reason or error).split())
+    return line + " ".join(str(reason).split())

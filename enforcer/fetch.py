@@ -98,12 +98,16 @@ class Connection:
 
 def _client(access: Access) -> httpx.AsyncClient:
     """One connection pool for all resources. The environment's proxies are for other traffic."""
-    return httpx.AsyncClient(
-        base_url=access.server,
-        verify=access.context(),
-        timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
-        trust_env=False,
-    )
+    context = access.context()
+    try:
+        return httpx.AsyncClient(
+            base_url=access.server,
+            verify=context,
+            timeout=httpx.Timeout(READ_TIMEOUT, connect=CONNECT_TIMEOUT),
+            trust_env=False,
+        )
+    except httpx.InvalidURL as error:
+        raise BadAccess(f"{access.origin}: server: {access.server!r}: {error}") from None
 
 
 async def follow(

@@ -11,8 +11,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 
 from enforcer import fetch, refusal
 from enforcer.access import Access, BadAccess, from_kubeconfig, from_url, in_cluster
@@ -114,6 +117,9 @@ def broken(folder: Path, what: str) -> Path:
         case "no certificate":
             (folder / "ca").write_text("nothing")
             config(folder, cluster={"certificate-authority": "ca"})
+        case "an empty authority":
+            (folder / "ca").write_text("")
+            config(folder, cluster={"certificate-authority": "ca"})
         case "a strange key":
             other = AUTHORITY.issue_cert("other").private_key_pem.bytes()
             pair = {"client-certificate-data": CHAIN, "client-key-data": other}
@@ -145,6 +151,7 @@ def broken(folder: Path, what: str) -> Path:
         ("an empty token", "{}: users: tokenFile: {}/token: it holds no token"),
         ("a token of two lines", "{}: users: token: it holds no token"),
         ("no certificate", "{}: certificate-authority: "),
+        ("an empty authority", "{}: certificate-authority: it holds no certificate; it has to be"),
         ("a strange key", "{}: client-certificate and client-key: "),
         ("an authority and none", "{}: clusters: certificate-authority and insecure-skip-tls-ver"),
     ],
@@ -156,6 +163,42 @@ def test_what_is_wrong_with_a_kubeconfig(tmp_path: Path, what: str, said: str) -
     message = str(raised.value)
     assert "\n" not in message
     assert message.replace(str(path), "{}").replace(str(tmp_path), "{}").startswith(said)
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(), st.lists(st.text()), st.just({"a": 1}),
+    st.sampled_from(["https://a b", "https://[::1", "/dev/null", "\0", "ä", "https://a/\x7f"]),
+)  # fmt: skip
+PLACES = {
+    "": ("contexts", "clusters", "users", "current-context"),
+    "context": ("cluster", "user"),
+    "cluster": ("server", "certificate-authority", "certificate-authority-data", "tls-server-name"),
+    "user": ("token", "tokenFile", "client-certificate-data", "client-key-data", "client-key"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kubeconfigs")
+
+
+@hypothesis.settings(deadline=None, max_examples=200)
+@given(where=st.sampled_from([(of, key) for of, keys in PLACES.items() for key in keys]), junk=JUNK)
+async def test_nonsense_is_an_error_of_one_line(
+    place: Path, where: tuple[str, str], junk: Any
+) -> None:
+    of, key = where
+    made = json.loads(config(place).read_text())
+    (made[f"{of}s"][0][of] if of else made)[key] = junk
+    path = place / "config"
+    path.write_text(json.dumps(made))
+    said = str(path)
+    try:
+        await fetch.Connection(lambda: from_kubeconfig(path)).close()
+    except BadAccess as error:
+        said = str(error)
+    assert str(path) in said
+    assert "\n" not in said
 
 
 def test_a_pod_has_an_account(tmp_path: Path) -> None:
@@ -241,7 +284,7 @@ def test_flags_that_cannot_be(tmp_path: Path, flags: dict[str, str], said: str) 
 
 
 @pytest.mark.parametrize(
-    "url", ["a", "ftp://a", "http://", "http://a:b", "http://a/?b", "http://[a"]
+    "url", ["a", "ftp://a", "http://", "http://a:b", "http://a/?b", "http://[a", "http://a b"]
 )
 def test_a_server_is_a_url(url: str) -> None:
     with pytest.raises(BadAccess, match="--server: "):

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from apiserver.api import status
+from apiserver.api.resource import Resource
 from apiserver.cache.cacher import Cacher
 from apiserver.http import access, discovery, probes, storage_metrics
 from apiserver.http.limits import Limits
@@ -103,7 +104,7 @@ def create_app(
             )
         tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
         for task in tasks:
-            task.add_done_callback(_stop_if_failed)
+            task.add_done_callback(stop_if_failed)
         try:
             yield
         finally:
@@ -113,6 +114,13 @@ def create_app(
             await store.close()
             if extension is not None:
                 await extension.close()
+
+    def stop_if_failed(task: asyncio.Task[None]) -> None:
+        """A server whose cache no longer follows the store must not go on answering from it."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("task failed; the server stops", task=task.get_name(), exc_info=error)
+            lifecycle.failed.set()
+            os.kill(os.getpid(), signal.SIGTERM)
 
     async def ping() -> bool:
         return True
@@ -131,6 +139,11 @@ def create_app(
         text = f"{count} stored object{'s do' if count > 1 else ' does'} not decode"
         return [f"{text}; their keys are in the log"] if count else []
 
+    def count(resource: Resource, namespace: str) -> int:
+        if not cacher.ready:
+            raise status.not_ready()
+        return cacher.objects(resource).count(f"{resource.prefix}{namespace}/")
+
     live: dict[str, Check] = {"ping": ping, store_name: storage_answers}
     ready = {**live, "informer-sync": synced, "shutdown": serving}
     if extension is not None:
@@ -145,9 +158,7 @@ def create_app(
     guard, admission = None, None
     if extension is not None:
         guard, admission = extension.guard, extension.admission
-        extension.count = lambda resource, namespace: cacher.objects(resource).count(
-            f"{resource.prefix}{namespace}/"
-        )
+        extension.count = count
     resources = Resources(
         strategies=strategies,
         reader=reader,
@@ -201,13 +212,6 @@ def _later(check: Callable[[], bool]) -> Check:
         return check()
 
     return answer
-
-
-def _stop_if_failed(task: asyncio.Task[None]) -> None:
-    """A server whose cache no longer follows the store must not go on answering from it."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("task failed; the server stops", task=task.get_name(), exc_info=error)
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -72,7 +72,9 @@ class Extension:
         self.guard = Guard(authenticator, authorizer)
         self._counted_reviews = tokens.counted, authorizer.counted
         self.gate = ClusterGate(self.cluster, self._namespaces)
-        self._plugins = Plugins(self.cluster, self._namespaces, count=self._counted)
+        self._plugins = Plugins(
+            self.cluster, self._namespaces, find=self.gate.find, count=self._counted
+        )
         self.admission = Admission(self._plugins)
         # How many objects of a resource a namespace has; the application knows.
         self.count: Callable[[Resource, str], int] = lambda resource, namespace: 0

@@ -19,7 +19,7 @@ from apiserver.cluster.access import BadAccess
 from apiserver.lifecycle import Lifecycle
 from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server, WebSocket
 from apiserver.settings import Settings, default_database
-from storage.connect import connect
+from storage.connect import connect, without_password
 
 if TYPE_CHECKING:
     from apiserver.http.audit import Auditor
@@ -49,7 +49,10 @@ def main() -> None:
     # uvicorn raises the signal that ended it once more when it is done: then this ends the process.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
-    log.info("settings", **settings.model_dump(mode="json", exclude_none=True))
+    shown = settings.model_dump(mode="json", exclude_none=True)
+    for name in ("database_url", "etcd_servers"):
+        shown[name] = without_password(shown[name])
+    log.info("settings", **shown)
     try:
         uvloop.run(serve(settings))
     except (storage.StorageError, BadAccess, OSError) as error:
@@ -116,7 +119,11 @@ async def _serve(settings: Settings, audits: "Auditor | None") -> None:
         timeout_graceful_shutdown=DRAIN,
         ws=WebSocket,
     )
-    await Server(config, lifecycle=lifecycle, delay=settings.shutdown_delay_duration).serve()
+    try:
+        await Server(config, lifecycle=lifecycle, delay=settings.shutdown_delay_duration).serve()
+    finally:
+        if lifecycle.failed.is_set():
+            raise SystemExit(1)
 
 
 def auditor(settings: Settings) -> "Auditor | None":

@@ -14,15 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 YEAR = datetime.timedelta(days=365)
+LEFT = datetime.timedelta(days=30)  # less than that at a start, and a new one is made
 BACK = datetime.timedelta(hours=1)  # a clock that is behind must not find it too new
 
 log = structlog.get_logger()
 
 
 def self_signed(folder: Path, names: Sequence[str]) -> tuple[Path, Path]:
-    """The certificate and key in a folder, made where they are missing; for a year."""
+    """The certificate and key in a folder, made for a year where they are missing or expire."""
     cert, key = folder / "apiserver.crt", folder / "apiserver.key"
-    if cert.exists() and key.exists():
+    if cert.exists() and key.exists() and _lasts(cert):
         return cert, key
     folder.mkdir(parents=True, exist_ok=True)
     secret = ec.generate_private_key(ec.SECP256R1())
@@ -63,6 +64,14 @@ def own_names(bind_address: str, namespace: str = "") -> list[str]:
     if not ipaddress.ip_address(bind_address).is_unspecified:
         names.append(bind_address)
     return list(dict.fromkeys(names))
+
+
+def _lasts(cert: Path) -> bool:
+    try:
+        end = x509.load_pem_x509_certificate(cert.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):
+        return False
+    return end - datetime.datetime.now(datetime.UTC) > LEFT
 
 
 def _general(name: str) -> x509.GeneralName:

@@ -77,6 +77,9 @@ class Protocol(HttpToolsProtocol):
         connection = transport.get_extra_info("ssl_object")
         self.peer = Peer.of(connection)
         self._context = None if connection is None else connection.context
+        if connection is not None and connection.session_reused:
+            # OpenSSL has forgotten who signed the client's certificate; a full handshake tells.
+            transport.abort()
         self._slow = self.loop.call_later(HEAD_SECONDS, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -44,6 +44,8 @@ class Serving(ssl.SSLContext):
         authorities = "\n".join(filter(None, (trust.clients.pem, trust.proxy.authorities.pem)))
         if authorities:
             made.verify_mode = ssl.CERT_OPTIONAL
+            # As in Go, whatever is in a pool is an end of chains, also where others signed it.
+            made.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             made.load_verify_locations(cadata=authorities)
         self.current = made
 

@@ -1,5 +1,6 @@
 """Choose and open an engine by its address; engines are imported only when they are wanted."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -44,9 +45,14 @@ async def connect(
 
         return await open_postgresql(database_url)
     raise StorageError(
-        f"no engine for {database_url!r}; use sqlite+aiosqlite:////path/to/file,"
+        f"no engine for {without_password(database_url)!r}; use sqlite+aiosqlite:////path/to/file,"
         " postgresql://user@host/database or --etcd-servers"
     )
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown."""
+    return re.sub(r"//([^/@]*?):[^/]*@", r"//\1:***@", url)
 
 
 def sqlite_path(database_url: str) -> Path:
@@ -55,6 +61,6 @@ def sqlite_path(database_url: str) -> Path:
     path = unquote(parts.path[1:])
     if parts.scheme.partition("+")[0] != "sqlite" or parts.netloc or path in ("", ":memory:"):
         raise StorageError(
-            f"{database_url!r} names no SQLite file; use sqlite:////absolute/path/to/file"
+            f"{without_password(database_url)!r} names no SQLite file; use sqlite:////absolute/path/to/file"
         )
     return Path(path)

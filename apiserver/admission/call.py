@@ -1,5 +1,6 @@
 """Ask a webhook: an AdmissionReview there and back."""
 
+import asyncio
 import base64
 import binascii
 import ssl
@@ -13,6 +14,8 @@ import orjson
 from apiserver.admission.webhooks import Webhook
 
 LARGEST = 16 << 20  # bytes of an answer
+CLOSE_AFTER = 60.0  # seconds: no webhook may take as long
+MALFORMED = (ValueError, TypeError, AttributeError, KeyError)  # of an answer that anyone may send
 CLIENTS = 64  # webhooks whose connections are kept
 
 Json = dict[str, Any]
@@ -48,23 +51,39 @@ class Caller:
             "apiVersion": "admission.k8s.io/v1",
             "request": request,
         }
+        if webhook.broken:
+            raise Failed(webhook.broken)
         try:
-            response = await self._client(webhook).post(
-                webhook.url,
-                content=orjson.dumps(review),
-                params={"timeout": f"{webhook.timeout:.0f}s"},
-                headers={"Content-Type": "application/json", "Accept": "application/json"},
-                timeout=webhook.timeout,
-            )
-            if response.status_code != 200:
-                raise Failed(f"the server answered {response.status_code}")
-            return _answer(orjson.loads(response.content[:LARGEST]), str(request["uid"]))
-        except (httpx.HTTPError, ssl.SSLError, orjson.JSONDecodeError, OSError) as error:
+            async with asyncio.timeout(webhook.timeout):
+                content = await self._post(webhook, orjson.dumps(review))
+            return _answer(orjson.loads(content), str(request["uid"]))
+        except TimeoutError as error:
+            raise Failed(f'Post "{webhook.url}": no answer in {webhook.timeout:g} s') from error
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, *MALFORMED) as error:
             raise Failed(f'Post "{webhook.url}": {error or type(error).__name__}') from error
 
     async def close(self) -> None:
         for client in self._clients.values():
             await client.aclose()
+
+    async def _post(self, webhook: Webhook, body: bytes) -> bytes:
+        """What a webhook answers; `timeout` of it is the caller's to watch."""
+        content = b""
+        async with self._client(webhook).stream(
+            "POST",
+            webhook.url,
+            content=body,
+            params={"timeout": f"{webhook.timeout:.0f}s"},
+            headers={"Content-Type": "application/json", "Accept": "application/json"},
+            timeout=None,
+        ) as response:
+            if response.status_code != 200:
+                raise Failed(f"the server answered {response.status_code}")
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > LARGEST:
+                    raise Failed(f"its answer is larger than {LARGEST} bytes")
+        return content
 
     def _client(self, webhook: Webhook) -> httpx.AsyncClient:
         key = (webhook.url, webhook.authority)
@@ -73,7 +92,10 @@ class Caller:
             context = ssl.create_default_context(cadata=webhook.authority or None)
             client = self._clients[key] = httpx.AsyncClient(verify=context, trust_env=False)
             if len(self._clients) > CLIENTS:
-                del self._clients[next(iter(self._clients))]
+                # Requests under way in it go on: it is closed when they are long done.
+                old = self._clients.pop(next(iter(self._clients)))
+                loop = asyncio.get_running_loop()
+                loop.call_later(CLOSE_AFTER, lambda: loop.create_task(old.aclose()))
         return client
 
 

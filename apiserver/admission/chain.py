@@ -5,7 +5,7 @@ and once more where they wish, after another has changed the object; those that 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,9 +36,15 @@ class Plugins:
     """The plugins with what they follow of the cluster."""
 
     def __init__(
-        self, cluster: Cluster, namespaces: Informer, *, count: Callable[[Resource, str], int]
+        self,
+        cluster: Cluster,
+        namespaces: Informer,
+        *,
+        find: Callable[[str], Awaitable[Mapping[str, Any] | None]],
+        count: Callable[[Resource, str], int],
     ) -> None:
-        """`count` tells how many objects of a resource a namespace has."""
+        """`find` looks a namespace up; `count` tells how many objects of a resource one has."""
+        self._find = find
         self._mutating = _Configurations(cluster, MUTATING)
         self._validating = _Configurations(cluster, VALIDATING)
         self._quotas = Informer(cluster, QUOTAS)
@@ -52,9 +58,9 @@ class Plugins:
 
     @property
     def ready(self) -> bool:
-        return all(informer.synced for informer in self.informers)
+        return all(informer.synced for informer in (*self.informers, self._namespaces))
 
-    def concerning(
+    async def concerning(
         self, user: User, wanted: Attributes, resource: Resource, options: Json, *, dry_run: bool
     ) -> "Review | None":
         """What admits one request; None where nothing is there to. 503 while that is not known."""
@@ -77,7 +83,7 @@ class Plugins:
             dry_run=dry_run,
             mutating=self._mutating.webhooks,
             validating=self._validating.webhooks,
-            namespace=self._labels(wanted.namespace),
+            namespace=await self._labels(wanted.namespace),
             quotas=quotas,
             count=lambda: self._count(resource, wanted.namespace),
             caller=self._caller,
@@ -86,8 +92,11 @@ class Plugins:
     async def close(self) -> None:
         await self._caller.close()
 
-    def _labels(self, namespace: str) -> Mapping[str, str]:
-        found = self._namespaces.objects.get(namespace) or {}
+    async def _labels(self, namespace: str) -> Mapping[str, str]:
+        """Those by which webhooks choose; of a namespace that is too new to be known, looked up."""
+        if not namespace:
+            return {}
+        found = await self._find(namespace) or {}
         labels: Mapping[str, str] = (found.get("metadata") or {}).get("labels") or {}
         return labels
 
@@ -102,10 +111,15 @@ class _Configurations:
     def _read(self) -> None:
         found: list[Webhook] = []
         for _, configuration in sorted(self.informer.objects.items()):
-            try:
-                found += webhooks.parse(configuration)
-            except ValueError as error:
-                log.error("a webhook configuration cannot be understood", error=str(error))
+            found += webhooks.parse(configuration)
+        for webhook in found:
+            if webhook.broken:
+                log.error(
+                    "a webhook cannot be understood; it is asked of everything, and fails",
+                    webhook=webhook.name,
+                    error=webhook.broken,
+                    reason="BadWebhook",
+                )
         self.webhooks = found
 
 
@@ -129,16 +143,20 @@ class Review:
 
     async def mutate(self, operation: str, name: str, obj: Json | None, old: Json | None) -> Json:
         """The object as the webhooks want it; for a delete nothing can change."""
-        asked: list[Webhook] = []
-        changed_after: set[Webhook] = set()
-        for webhook in self._concerned(self.mutating, operation, obj, old):
+        asked: list[int] = []
+        changed_after: set[int] = set()
+        for index, webhook in enumerate(self.mutating):
+            if not self._concerned([webhook], operation, obj, old):
+                continue
             patched = await self._patched(webhook, operation, name, obj, old)
             if patched != obj:
                 changed_after |= {*asked}
                 obj = patched
-            asked.append(webhook)
-        for webhook in asked:
-            if webhook.reinvoke and webhook in changed_after:
+            asked.append(index)
+        for index in asked:
+            webhook = self.mutating[index]
+            again = webhook.reinvoke and index in changed_after
+            if again and self._concerned([webhook], operation, obj, old):
                 obj = await self._patched(webhook, operation, name, obj, old)
         return obj or {}
 

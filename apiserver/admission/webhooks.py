@@ -5,12 +5,12 @@ CEL (`matchConditions`) are not evaluated: such a webhook is called as if they h
 """
 
 import base64
-import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from apiserver.auth.attributes import Attributes
+from apiserver.auth.trust import Pool
 from policy import Operator, Requirement, Selector
 
 DEFAULT_TIMEOUT = 10.0  # seconds
@@ -49,7 +49,8 @@ class Webhook:
     """One webhook of a configuration. `timeout` is in seconds; `authority` is PEM.
 
     `fail` is whether a request is refused where the webhook cannot be asked; `reinvoke` whether it
-    wants to see an object again that others changed after it.
+    wants to see an object again that others changed after it. One that is `broken`, for the reason
+    there, concerns everything and can be asked nothing: it may have been there to refuse.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Webhook:
     timeout: float
     reinvoke: bool
     side_effects: bool
+    broken: str = ""
 
     def concerns(
         self,
@@ -72,7 +74,7 @@ class Webhook:
         objects: Iterable[Json | None],
     ) -> bool:
         """Whether it is to be asked; by the labels of the namespace and of either object."""
-        return (
+        return bool(self.broken) or (
             any(rule.covers(operation, wanted) for rule in self.rules)
             and (not wanted.namespace or self.namespaces.matches(namespace))
             and any(self.objects.matches(_labels(obj)) for obj in objects if obj is not None)
@@ -80,18 +82,30 @@ class Webhook:
 
 
 def parse(configuration: Json) -> list[Webhook]:
-    """The webhooks of a configuration, in its order. `ValueError` for what cannot be understood."""
+    """The webhooks of a configuration, in its order."""
     owner = str((configuration.get("metadata") or {}).get("name"))
-    return [_webhook(owner, found) for found in configuration.get("webhooks") or ()]
+    return [_understood(owner, found) for found in configuration.get("webhooks") or ()]
 
 
-def _webhook(owner: str, found: Json) -> Webhook:
-    name = str(found.get("name"))
+def _understood(owner: str, found: Json) -> Webhook:
+    name, fail = str(found.get("name")), found.get("failurePolicy") != "Ignore"
+    try:
+        return _webhook(owner, name, found, fail=fail)
+    except (ValueError, TypeError, AttributeError) as error:
+        everything = Selector()
+        return Webhook(
+            name, owner, "", "", (), everything, everything, fail, 1.0, False, False, str(error)
+        )
+
+
+def _webhook(owner: str, name: str, found: Json, *, fail: bool) -> Webhook:
     client = found.get("clientConfig") or {}
     try:
-        authority = base64.b64decode(client.get("caBundle") or "", validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{owner}: {name}: caBundle: {error}") from error
+        # Text around the certificates may be in any encoding.
+        bundle = base64.b64decode(client.get("caBundle") or "", validate=True)
+        authority = Pool.of(bundle.decode("latin-1")).pem
+    except ValueError as error:
+        raise ValueError(f"caBundle: {error}") from error
     return Webhook(
         name=name,
         configuration=owner,
@@ -100,7 +114,7 @@ def _webhook(owner: str, found: Json) -> Webhook:
         rules=tuple(map(_rule, found.get("rules") or ())),
         namespaces=selector(found.get("namespaceSelector")),
         objects=selector(found.get("objectSelector")),
-        fail=found.get("failurePolicy") != "Ignore",
+        fail=fail,
         timeout=float(found.get("timeoutSeconds") or DEFAULT_TIMEOUT),
         reinvoke=found.get("reinvocationPolicy") == "IfNeeded",
         side_effects=found.get("sideEffects") not in ("None", "NoneOnDryRun"),

@@ -65,6 +65,14 @@ class StatusError(Exception):
         return body
 
 
+class NotFound(StatusError):
+    """The store has no such object; not somebody else's word that there is none."""
+
+
+class AlreadyExists(StatusError):
+    """The store has an object of that name."""
+
+
 def _named(resource: Resource, name: str, *, kind: str = "") -> dict[str, str]:
     details = {"name": name, "group": resource.group, "kind": kind or resource.plural}
     return {key: value for key, value in details.items() if value}
@@ -78,8 +86,8 @@ def bad_request(message: str) -> StatusError:
     return StatusError(400, "BadRequest", message)
 
 
-def not_found(resource: Resource, name: str) -> StatusError:
-    return StatusError(
+def not_found(resource: Resource, name: str) -> NotFound:
+    return NotFound(
         404, "NotFound", f'{resource.qualified} "{name}" not found', _named(resource, name)
     )
 
@@ -101,8 +109,8 @@ def method_not_allowed(allowed: str) -> StatusError:
     )
 
 
-def already_exists(resource: Resource, name: str, *, prefix: str = "") -> StatusError:
-    return StatusError(
+def already_exists(resource: Resource, name: str, *, prefix: str = "") -> AlreadyExists:
+    return AlreadyExists(
         409,
         "AlreadyExists",
         f'{prefix}{resource.qualified} "{name}" already exists',

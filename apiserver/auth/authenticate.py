@@ -104,17 +104,23 @@ class Authenticator:
 
 
 def named_in_headers(headers: Headers, proxy: Proxy) -> User | None:
-    """Whom the front proxy names (`headerrequest/requestheader.go`); a group may hold a comma."""
+    """Whom the front proxy names (`headerrequest/requestheader.go`); a group may hold a comma.
+
+    `ValueError` where a header is no UTF-8.
+    """
+    wanted, prefixes = {*proxy.username, *proxy.uid, *proxy.group}, proxy.extra
     values: dict[str, list[str]] = {}
     for header, value in headers:
-        if text := value.decode("latin-1"):
-            values.setdefault(header.decode("latin-1"), []).append(text)
+        key = header.decode("latin-1")
+        # Go writes a name as it is, in UTF-8; what is none of it names nobody.
+        if (key in wanted or key.startswith(prefixes)) and (text := value.decode()):
+            values.setdefault(key, []).append(text)
     username = _first(values, proxy.username)
     if not username:
         return None
     extra: dict[str, tuple[str, ...]] = {}
     for name, found in values.items():
-        for prefix in proxy.extra:
+        for prefix in prefixes:
             if name.startswith(prefix):
                 key = unquote(name[len(prefix) :])
                 extra[key] = (*extra.get(key, ()), *found)

@@ -30,11 +30,12 @@ class Peer:
             return None
         chain = _verified(connection)
         if not chain:
-            return None  # a resumed session, of which OpenSSL keeps no chain
+            return None  # a resumed session, which the server refuses
         own, *above = chain
         subject = [pair for names in found.get("subject", ()) for pair in names]
         return cls(
-            common_name=next((value for key, value in subject if key == "commonName"), ""),
+            # Of several the last, as Go's pkix.Name.
+            common_name=next((v for key, v in reversed(subject) if key == "commonName"), ""),
             organizations=tuple(v for key, v in subject if key == "organizationName"),
             fingerprint=hashlib.sha256(own).hexdigest(),
             chain=frozenset(above),

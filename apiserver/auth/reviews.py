@@ -14,6 +14,7 @@ from apiserver.cluster.client import Cluster, Json, Refused, Unreachable
 
 ATTEMPTS = 5
 FIRST_WAIT, FACTOR, JITTER = 0.5, 1.5, 0.2  # seconds; `plugin/pkg/authorizer/webhook/webhook.go`
+AT_ONCE = 100  # questions of a kind: whoever has no credentials can make us ask
 GIVE_UP = 10.0  # seconds for all attempts
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ class Counted:
     """What the cluster was asked, by the HTTP code of its answer, and what needed no asking."""
 
     def __init__(self) -> None:
+        self.slots = asyncio.Semaphore(AT_ONCE)
         self.codes: Counter[str] = Counter()
         self.cache: Counter[str] = Counter()
 
@@ -81,7 +83,7 @@ async def review(
     `Refused` where it does not let us ask, which no repetition changes.
     """
     wait = FIRST_WAIT
-    async with asyncio.timeout(GIVE_UP) as limit:
+    async with asyncio.timeout(GIVE_UP) as limit, counted.slots:
         for left in reversed(range(ATTEMPTS)):
             try:
                 answer = await cluster.post(path, body)

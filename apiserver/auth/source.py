@@ -117,9 +117,18 @@ class TrustSource:
     def _tell(self) -> None:
         now = self._given.over(self._published)
         if now != self.now:
+            # First of all: whoever is not believed any more must not get in whatever else fails.
             self.now = now
             for call in self._changed:
-                call()
+                try:
+                    call()
+                except (OSError, ValueError) as error:
+                    log.error(
+                        "the serving certificate cannot be read; new authorities are asked for"
+                        " when it can",
+                        error=str(error),
+                        reason="FailedReload",
+                    )
 
 
 def _pool(path: Path | None) -> Pool:

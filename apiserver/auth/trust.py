@@ -29,6 +29,13 @@ class Pool:
         found = _PEM.findall(pem)
         if pem.strip() and not found:
             raise ValueError("it holds no PEM certificate")
+        if found:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
+                    cadata="\n".join(found)
+                )
+            except ssl.SSLError as error:
+                raise ValueError(f"a certificate in it cannot be read: {error}") from error
         return cls("\n".join(found), frozenset(map(ssl.PEM_cert_to_DER_cert, found)))
 
     def __bool__(self) -> bool:

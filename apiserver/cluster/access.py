@@ -32,14 +32,6 @@ class Data:
     def read(self) -> bytes:
         return self.path.read_bytes() if self.path else self.content
 
-    @property
-    def stamp(self) -> object:
-        """Something that differs once the file has been replaced."""
-        if self.path is None:
-            return None
-        seen = self.path.stat()
-        return seen.st_mtime_ns, seen.st_ino, seen.st_size
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
@@ -105,17 +97,17 @@ class Access:
             namespace=namespace.read_text().strip() if namespace.exists() else "default",
         )
 
-    @property
-    def stamp(self) -> object:
-        """Something that differs once a certificate or an authority has been replaced."""
+    def contents(self) -> tuple[bytes, ...]:
+        """Certificates, key and authorities as they are. `OSError`."""
         parts = (self.authority, self.certificate, self.key)
-        return tuple(part.stamp for part in parts if part is not None)
+        return tuple(part.read() for part in parts if part is not None)
 
     def context(self) -> ssl.SSLContext:
         """How TLS is spoken there. `OSError`, `ValueError` for files that cannot be used."""
-        context = ssl.create_default_context(
-            cadata=self.authority.read().decode() if self.authority else None
-        )
+        authority = self.authority.read().decode() if self.authority else None
+        if authority is not None and not authority.strip():
+            raise ValueError("the cluster's certificate authority is empty")
+        context = ssl.create_default_context(cadata=authority)
         if self.insecure:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         if self.certificate is not None and self.key is not None:

@@ -13,6 +13,9 @@ from apiserver.cluster.access import Access
 
 TIMEOUT = 10.0  # seconds, as upstream for its reviews
 SILENCE = 75.0  # seconds without a line of a watch; servers send a bookmark once a minute
+CLOSE_AFTER = (
+    660.0  # seconds that connections stay after others took their place: a watch's longest
+)
 LOOK = 10.0  # seconds between two looks whether a file was replaced
 Json = dict[str, Any]
 
@@ -36,9 +39,11 @@ class Cluster:
 
     def __init__(self, access: Access) -> None:
         self.access = access
-        self._stamp = access.stamp
+        self._contents = access.contents()
         self._http = self._connect()
         self._looked = 0.0
+        name = access.server_name
+        self._extensions = {"sni_hostname": name} if name else {}
 
     async def get(self, path: str, **query: str) -> Json:
         """`Unreachable`, `Refused`."""
@@ -60,6 +65,7 @@ class Cluster:
                 params={"watch": "true", **query},
                 headers=self._headers(),
                 timeout=timeout,
+                extensions=self._extensions,
             ) as response:
                 if response.is_error:
                     await response.aread()
@@ -74,7 +80,12 @@ class Cluster:
     ) -> Json:
         with _failures():
             response = await self._fresh().request(
-                method, path, params=query, json=body, headers=self._headers()
+                method,
+                path,
+                params=query,
+                json=body,
+                headers=self._headers(),
+                extensions=self._extensions,
             )
             if response.is_error:
                 raise _refusal(response)
@@ -85,12 +96,12 @@ class Cluster:
         now = asyncio.get_running_loop().time()
         if now > self._looked + LOOK:
             self._looked = now
-            stamp = self.access.stamp
-            if stamp != self._stamp:
-                fresh, self._stamp = self._connect(), stamp
+            contents = self.access.contents()
+            if contents != self._contents:
+                fresh, self._contents = self._connect(), contents
                 self._http, old = fresh, self._http
                 asyncio.get_running_loop().call_later(
-                    SILENCE, lambda: asyncio.ensure_future(old.aclose())
+                    CLOSE_AFTER, lambda: asyncio.ensure_future(old.aclose())
                 )
                 log.info("the certificates for the cluster were read again")
         return self._http

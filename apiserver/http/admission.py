@@ -16,7 +16,7 @@ class Admission:
     def __init__(self, plugins: Plugins) -> None:
         self._plugins = plugins
 
-    def reviewing(
+    async def reviewing(
         self, scope: Scope, info: RequestInfo, kind: str, *, dry_run: bool
     ) -> Review | None:
         """None where no webhook and no quota concerns the request. 503 while that is not known."""
@@ -26,7 +26,7 @@ class Admission:
             options["dryRun"] = ["All"]
         if manager := scope["query"].get(MANAGER):
             options[MANAGER] = manager
-        review = self._plugins.concerning(
+        review = await self._plugins.concerning(
             user, attributes(scope, info), info.resource, options, dry_run=dry_run
         )
         if review is not None:

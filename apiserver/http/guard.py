@@ -31,6 +31,13 @@ class Guard:
 
     async def identify(self, scope: Scope) -> User:
         """401. The user is found in `scope["user"]` from then on."""
+        if any(name.startswith(b"impersonate-") for name, _ in scope["headers"]):
+            raise status.StatusError(
+                403,
+                "Forbidden",
+                "forbidden: this server impersonates nobody; kube-apiserver does: ask through it",
+                {},
+            )
         try:
             user: User = await self._authenticator.authenticate(scope)
         except Unauthenticated as error:

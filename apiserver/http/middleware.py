@@ -89,7 +89,10 @@ class Envelope:
                     trail.begin()
                 app = self._app if info is None else self._resources
                 await self._limits.run(
-                    lambda: app(scope, receive, answer), info, query.get("timeout", "")
+                    lambda: app(scope, receive, answer),
+                    info,
+                    query.get("timeout", ""),
+                    exempt=scope["path"] in PROBES,
                 )
             else:
                 await self._guarded(self._guard, scope, receive, answer, trail)
@@ -128,7 +131,8 @@ class Envelope:
             await (self._app if info is None else self._resources)(scope, receive, send)
 
         asked = scope["query"].get("timeout", "")
-        await self._limits.run(call, info, asked, exempt=MASTERS in user.groups)
+        exempt = MASTERS in user.groups or scope["path"] in PROBES
+        await self._limits.run(call, info, asked, exempt=exempt)
 
     def _parse(self, scope: Scope) -> RequestInfo | None:
         method = scope.get("method", "GET")
@@ -147,6 +151,8 @@ class Envelope:
         return headers
 
 
+# Asked by who would end the process where they are refused; they cost nothing.
+PROBES = frozenset({"/healthz", "/livez", "/readyz"})
 STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
 
 

@@ -125,7 +125,7 @@ class Resources:
         asked = self._writing("CreateOptions", request)
         obj, warnings, valid = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace)
-        review = self._review(info, request, "CreateOptions", dry_run=asked.dry_run)
+        review = await self._review(info, request, "CreateOptions", dry_run=asked.dry_run)
         written = await self._writer.create(
             self._where(info),
             obj,
@@ -143,7 +143,7 @@ class Resources:
         asked = self._writing("UpdateOptions", request)
         obj, warnings, _ = body.decode(data, media, self._strategy(info), asked.validation)
         body.place(obj, info.resource, info.namespace, info.name)
-        review = self._review(info, request, "UpdateOptions", dry_run=asked.dry_run)
+        review = await self._review(info, request, "UpdateOptions", dry_run=asked.dry_run)
         written = await self._writer.replace(
             self._where(info),
             obj,
@@ -177,7 +177,7 @@ class Resources:
             body.place(new, info.resource, info.namespace, info.name)
             return new
 
-        review = self._review(info, request, "PatchOptions", dry_run=asked.dry_run)
+        review = await self._review(info, request, "PatchOptions", dry_run=asked.dry_run)
         written = await self._writer.update(
             self._where(info),
             apply,
@@ -202,7 +202,7 @@ class Resources:
         body.place(applied, info.resource, info.namespace, info.name)
         managedfields.check(applied, info.resource.schema, info.resource.kind)
         guard, scope = self._guard, request.scope
-        review = self._review(info, request, "PatchOptions", dry_run=asked.dry_run)
+        review = await self._review(info, request, "PatchOptions", dry_run=asked.dry_run)
         written = await self._writer.apply(
             self._where(info),
             applied,
@@ -218,7 +218,7 @@ class Resources:
     async def _delete(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
         asked = await self._deleting(request)
-        review = self._review(info, request, "DeleteOptions", dry_run=asked.dry_run)
+        review = await self._review(info, request, "DeleteOptions", dry_run=asked.dry_run)
         written = await self._writer.delete(
             self._where(info),
             preconditions=asked.preconditions,
@@ -257,7 +257,7 @@ class Resources:
         found = await self._reader.list(
             info.resource, self._view(info, query), options.listing(query)
         )
-        review = self._review(info, request, "DeleteOptions", dry_run=asked.dry_run)
+        review = await self._review(info, request, "DeleteOptions", dry_run=asked.dry_run)
         deleted = []
         for item in found.items:
             name = item.key.rpartition("/")[2]
@@ -266,11 +266,9 @@ class Resources:
                 written = await self._writer.delete(
                     where, finalizers=asked.finalizers, dry_run=asked.dry_run, admit=review
                 )
-            except status.StatusError as error:
-                if error.code != 404:
-                    raise
-            else:
-                deleted.append(written.data)
+            except status.NotFound:
+                continue
+            deleted.append(written.data)
         return responses.list_of(deleted, info.resource, found.revision)
 
     def _strategy(self, info: RequestInfo) -> Strategy:
@@ -309,13 +307,13 @@ class Resources:
             apply=apply,
         )
 
-    def _review(
+    async def _review(
         self, info: RequestInfo, request: Request, kind: str, *, dry_run: bool
     ) -> "Review | None":
         """What a write has to pass before it is stored; None where nothing wants to see it."""
         if self._admission is None:
             return None
-        return self._admission.reviewing(request.scope, info, kind, dry_run=dry_run)
+        return await self._admission.reviewing(request.scope, info, kind, dry_run=dry_run)
 
     async def _deleting(self, request: Request) -> options.DeleteOptions:
         data = await body.read(request)

@@ -30,21 +30,28 @@ class ClusterGate:
         """404 or 403 where it may not be; 503 where the cluster cannot be asked."""
         if not resource.namespaced:
             return None
-        if domain_errors(namespace):  # no name that a path could be made of
+        found = await self.find(namespace, fresh=fresh)
+        if found is None:
             raise status.not_found(builtin.NAMESPACES, namespace)
-        found: Mapping[str, Any] | None = self._namespaces.objects.get(namespace)
-        if found is None or fresh:
-            try:
-                found = await self._cluster.get(f"/api/v1/namespaces/{namespace}")
-            except Refused as error:
-                if error.code == 404:
-                    raise status.not_found(builtin.NAMESPACES, namespace) from error
-                raise _unknown(namespace, error) from error
-            except Unreachable as error:
-                raise _unknown(namespace, error) from error
         if (found.get("metadata") or {}).get("deletionTimestamp"):
             raise terminating(resource, namespace, name)
         return None
+
+    async def find(self, namespace: str, *, fresh: bool = False) -> Mapping[str, Any] | None:
+        """The namespace, looked up where it is not known yet. 503 where that cannot be done."""
+        if domain_errors(namespace):  # no name that a path could be made of
+            return None
+        found: Mapping[str, Any] | None = self._namespaces.objects.get(namespace)
+        if found is not None and not fresh:
+            return found
+        try:
+            return await self._cluster.get(f"/api/v1/namespaces/{namespace}")
+        except Refused as error:
+            if error.code == 404:
+                return None
+            raise _unknown(namespace, error) from error
+        except Unreachable as error:
+            raise _unknown(namespace, error) from error
 
 
 def _unknown(namespace: str, error: Exception) -> status.StatusError:

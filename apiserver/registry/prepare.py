@@ -9,12 +9,19 @@ from typing import Any
 
 import orjson
 
-from apiserver.api import managedfields, metadata, status
+from apiserver.api import managedfields, metadata, status, strict
 from apiserver.api.identity import new_uid
 from apiserver.api.managedfields import fieldpath, typed
 from apiserver.api.schemas import DEFINITIONS
 from apiserver.api.status import Cause
 from apiserver.registry.strategy import Json, Strategy
+
+NEVER_SENT = (
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "selfLink",
+    "resourceVersion",
+)
 
 
 def fill(
@@ -33,9 +40,8 @@ def fill(
     meta = obj["metadata"]
     if resource.namespaced:
         meta["namespace"] = namespace
-    for owned in ("deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"):
-        meta.pop(owned, None)
-    meta.pop("resourceVersion", None)
+    for name in NEVER_SENT:
+        meta.pop(name, None)
     meta["uid"] = new_uid()
     meta["creationTimestamp"] = now
     if strategy.generation:
@@ -51,16 +57,27 @@ def fill(
 OWNED = ("name", "generateName", "namespace", "uid", "creationTimestamp", "generation")
 
 
-def owned(wanted: Json, filled: Json) -> Json:
-    """An object as others want it, with what the server has filled in as it was."""
+def owned(strategy: Strategy, wanted: Json, filled: Json) -> Json:
+    """An object as webhooks want it, but for what is the server's and what no schema knows."""
     meta, was = {**wanted["metadata"]}, filled["metadata"]
-    for name in (*OWNED, "managedFields"):
+    for name in (*OWNED, *NEVER_SENT, "managedFields"):
         if name in was:
             meta[name] = was[name]
         else:
             meta.pop(name, None)
     types = {"apiVersion": filled["apiVersion"], "kind": filled["kind"]}
-    return {**wanted, **types, "metadata": meta}
+    made = {**wanted, **types, "metadata": meta}
+    if strategy.resource.status:
+        made.pop("status", None)
+        if "status" in filled:
+            made["status"] = filled["status"]
+    return known(strategy, made)
+
+
+def known(strategy: Strategy, obj: Json) -> Json:
+    """The object in canonical spelling, without what no schema knows."""
+    obj, _ = strategy.normalise(obj)
+    return strict.without_unknown(obj, strategy.resource.schema, keep=strategy.closed)
 
 
 def merge(strategy: Strategy, name: str, old: Json, new: Json, subresource: str) -> Json:

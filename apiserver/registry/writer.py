@@ -128,7 +128,7 @@ class Writer:
                 if admit is not None:
                     wanted = await admit.mutate("CREATE", str(meta.get("name") or ""), obj, None)
                     if wanted != obj:
-                        obj, valid = prepare.owned(wanted, obj), False
+                        obj, valid = prepare.owned(strategy, wanted, obj), False
                         meta = obj["metadata"]
                 if not valid:
                     _check_valid(where, obj)
@@ -217,8 +217,8 @@ class Writer:
         while True:
             try:
                 return await self._store_change(where, merged, subresource, dry_run, admit)
-            except status.StatusError as error:
-                if error.code != 404 or subresource:
+            except status.NotFound:
+                if subresource:
                     raise
             if uid := applied["metadata"].get("uid"):
                 why = (
@@ -230,9 +230,8 @@ class Writer:
                 await may_create()
             try:
                 return await self.create(where, merged({}), dry_run=dry_run, admit=admit)
-            except status.StatusError as error:
-                if error.reason != "AlreadyExists":
-                    raise
+            except status.AlreadyExists:
+                continue
 
     async def _store_change(
         self,
@@ -247,7 +246,9 @@ class Writer:
             record, old = await self._read(where)
             wanted = change(old)
             if admit is not None:
-                wanted = await admit.mutate("UPDATE", name, wanted, old)
+                changed = await admit.mutate("UPDATE", name, wanted, old)
+                if changed != wanted:
+                    wanted = prepare.known(where.strategy, changed)
             doubled = metadata.dedup_owners(wanted["metadata"])
             asked = wanted["metadata"].get("resourceVersion")
             if asked and _revision(asked) != record.revision:
@@ -342,9 +343,8 @@ class Writer:
                 item = Where(where.strategy, namespace[0] if namespace[1] else "", name)
                 try:
                     clear &= (await self.delete(item, until=until)).deleted
-                except status.StatusError as error:
-                    if error.code != 404:
-                        raise
+                except status.NotFound:
+                    continue
             if not page.remaining:
                 return clear
 

@@ -145,8 +145,8 @@ class Server(Daemon):
             while True:
                 try:
                     answer = await http.get(f"{self.url}/readyz")
-                    # The first namespaces are made just after the cache is ready.
-                    made = await http.get(f"{self.url}/api/v1/namespaces/kube-system")
+                    # The first namespaces are made just after the cache is ready, this one last.
+                    made = await http.get(f"{self.url}/api/v1/namespaces/default")
                     if answer.status_code == made.status_code == 200:
                         return
                 except httpx.TransportError:

@@ -10,20 +10,20 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cluster.conftest import POLICIES, World, policy
+from tests.cluster.conftest import POLICIES, ROOT, World, policy
 
 _NAMES = itertools.count()
 
 
 @contextlib.asynccontextmanager
 async def webhook(
-    world: World, what: str, *, mutating: bool = False, **options: Any
+    world: World, what: str, does: str = "", *, mutating: bool = False, **options: Any
 ) -> AsyncIterator[None]:
-    """One in the cluster, for objects that have the label of its name."""
+    """One in the cluster, which does what its name says or something else."""
     place, name = world.place, f"{what}.example.com"
     authority = (place.folder / "cluster-ca.pem").read_bytes()
     client = {
-        "url": f"{place.url}/hook/{what}",
+        "url": f"{place.url}/hook/{does or what}",
         "caBundle": base64.b64encode(authority).decode(),
     }
     rule = {
@@ -103,7 +103,52 @@ async def test_what_a_webhook_makes_of_it_is_validated(
         assert "spec.bogus" in refused.json()["message"]
 
 
-@pytest.mark.parametrize("what", ["broken", "slow"])
+async def test_what_is_the_servers_is_not_a_webhooks(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    async with webhook(world, "forge", mutating=True):
+        made = await admin.post(POLICIES, json=policy(name))
+        assert made.status_code == 201, made.text
+        assert "status" not in made.json()
+        assert "deletionTimestamp" not in made.json()["metadata"]
+
+
+async def test_one_webhook_sees_what_another_made(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    made_by_it = {"matchLabels": {"from": "webhook"}}
+    async with (
+        webhook(world, "label", mutating=True),
+        webhook(world, "zdeny", "deny", mutating=True, objectSelector=made_by_it),
+    ):
+        assert (await admin.post(POLICIES, json=policy(name))).status_code == 409
+
+
+async def test_a_namespace_that_is_a_moment_old_is_watched_too(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    async with webhook(world, "deny", namespaceSelector={"matchLabels": {"enforce": "yes"}}):
+        for number in range(5):
+            await world.place.control("end-watches")
+            made = {"metadata": {"name": f"{name}-{number}", "labels": {"enforce": "yes"}}}
+            async with world.place.as_user("admin-token") as cluster:
+                await cluster.post("/api/v1/namespaces", json=made)
+            path = f"{ROOT}/namespaces/{name}-{number}/networkpolicys"
+            assert (await admin.post(path, json=policy("a"))).status_code == 409
+
+
+@pytest.mark.parametrize(("fails", "code"), [("Fail", 500), ("Ignore", 201)])
+async def test_one_that_cannot_be_understood(
+    world: World, admin: httpx.AsyncClient, name: str, fails: str, code: int
+) -> None:
+    bundle = base64.b64encode(b"no certificate").decode()
+    client = {"url": "https://127.0.0.1:1/", "caBundle": bundle}
+    async with webhook(world, "deny", clientConfig=client, failurePolicy=fails):
+        answer = await admin.post(POLICIES, json=policy(name))
+        assert answer.status_code == code, answer.text
+
+
+@pytest.mark.parametrize("what", ["broken", "slow", "drip"])
 async def test_one_that_cannot_be_asked(
     world: World, admin: httpx.AsyncClient, name: str, what: str
 ) -> None:

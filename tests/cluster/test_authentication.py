@@ -1,5 +1,6 @@
 """Who a request is taken to come from, straight at a server: rows AN-01 to AN-10."""
 
+import asyncio
 import datetime
 import socket
 import ssl
@@ -109,6 +110,47 @@ async def test_AN01_a_certificate_that_does_not_hold_ends_the_handshake(
 async def test_AN02_a_token_works_beside_headers_that_are_not_believed(world: World) -> None:
     async with world.place.client(world.replica, token="bob-token") as http:
         assert await user_of(http, {"X-Remote-User": "alice"}) == "bob"
+
+
+async def test_names_of_the_front_proxy_are_utf_8(world: World) -> None:
+    certificates = world.place.certificates
+    proxy = certificates.user("front-proxy-client", authority=certificates.proxy)
+    async with world.place.client(world.replica, proxy) as http:
+        assert await user_of(http, [(b"X-Remote-User", "jürgen".encode())]) == "jürgen"
+        assert await user_of(http, [(b"X-Remote-User", b"j\xfcrgen")]) == ""
+
+
+async def test_nobody_is_impersonated_here(world: World) -> None:
+    root = world.place.certificates.user("root", "system:masters")
+    async with world.place.client(world.replica, root) as http:
+        refused = await http.get(DENIED, headers={"Impersonate-User": "nobody"})
+        assert refused.status_code == 403
+        assert "ask through it" in refused.json()["message"]
+
+
+async def test_a_session_of_tls_12_is_not_resumed(world: World) -> None:
+    context = ssl.create_default_context(cafile=world.place.folder / "serving-ca.pem")
+    world.place.certificates.user("bob").configure_cert(context)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+    def ask(session: ssl.SSLSession | None) -> tuple[bytes, ssl.SSLSession | None]:
+        with (
+            _connected(world.replica) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as line,
+        ):
+            try:
+                line.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                heard = b""
+                while part := line.recv(65536):
+                    heard += part
+            except OSError:
+                heard = b""
+            return heard, line.session
+
+    first, session = await asyncio.to_thread(ask, None)
+    assert b'User \\"bob\\"' in first
+    again, _ = await asyncio.to_thread(ask, session)
+    assert b"system:anonymous" not in again
 
 
 async def test_MT08_what_prometheus_reads_of_it(world: World) -> None:

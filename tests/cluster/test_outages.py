@@ -29,6 +29,12 @@ async def test_the_cluster_is_away(fragile: World) -> None:
         assert (await master.post(POLICIES, json=policy("before"))).status_code == 201
         assert place.standin is not None
         place.standin.pause()  # it takes connections, and never answers
+        # More questions than can be asked, from nobody: probes are answered all the same.
+        flood = [asyncio.create_task(nobody.get(f"/nothing-{number}")) for number in range(150)]
+        await asyncio.sleep(0.5)
+        assert (await master.get("/readyz/ping")).status_code == 200
+        async with place.client(replica) as probe:
+            assert (await probe.get("/livez")).status_code == 200
         # Who needs no cluster to be known and to be let in goes on, and so do probes.
         assert (await master.get(f"{POLICIES}/before")).status_code == 200
         assert (await master.post(POLICIES, json=policy("meanwhile"))).status_code == 201
@@ -42,6 +48,7 @@ async def test_the_cluster_is_away(fragile: World) -> None:
         assert [answer.status_code for answer in answers] == [401, 503, 503]
         assert "cannot be asked whether this is allowed" in answers[1].json()["message"]
         assert answers[1].headers["retry-after"] == "1"
+        assert {answer.status_code for answer in await asyncio.gather(*flood)} == {503}
         place.standin.resume()
         await place.standin.kill()
         assert "[-]cluster failed" in await until(replica, place, 500)

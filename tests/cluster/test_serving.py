@@ -96,6 +96,35 @@ async def test_a_new_authority_is_believed_at_once(world: World) -> None:
             await asyncio.sleep(0.05)
 
 
+async def test_an_authority_that_cannot_be_read_changes_nothing(world: World) -> None:
+    certificates, folder = world.place.certificates, world.place.folder
+    good = (folder / "client-ca.pem").read_bytes()
+    odd = b"-----BEGIN CERTIFICATE-----\nbm9uc2Vuc2U=\n-----END CERTIFICATE-----\n"
+    (folder / "client-ca.pem").write_bytes(good + odd)
+    try:
+        await world.place.control("publish")
+        bad = "the ConfigMap kube-system/extension-apiserver-authentication is bad"
+        await world.replica.until(bad)
+        async with world.place.client(world.replica, certificates.user("bob")) as http:
+            assert 'User "bob"' in (await http.get("/metrics")).json()["message"]
+    finally:
+        (folder / "client-ca.pem").write_bytes(good)
+        await world.place.control("publish")
+
+
+async def test_passwords_are_not_shown(tmp_path: Path) -> None:
+    server = Daemon(
+        "apiserver.main",
+        ["--standalone", "--insecure-port", "0", "--database-url", "mysql://me:hunter2@a/b"],
+        tmp_path / "log",
+    )
+    await server.start()
+    assert await server.wait() == 1
+    told = server.log.read_text()
+    assert told.count("mysql://me:***@a/b") == 2  # among the settings, and in the error
+    assert "hunter2" not in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -305,6 +305,13 @@ class StandIn:
                 answer |= {"allowed": False, "status": status}
             case "broken":
                 return Response("no", 500)
+            case "forge":
+                answer |= patching("/status", {"forged": 1})
+                more = patching("/metadata/deletionTimestamp", "2020-01-01T00:00:00Z")
+                both = [json.loads(base64.b64decode(p["patch"]))[0] for p in (answer, more)]
+                answer["patch"] = base64.b64encode(json.dumps(both).encode()).decode()
+            case "drip":
+                return StreamingResponse(dripping(json.dumps({"response": answer})))
             case "slow":
                 await asyncio.sleep(30)
         return JSONResponse({"kind": "AdmissionReview", "response": answer})
@@ -494,6 +501,13 @@ def attributes(request: Request) -> Json:
             "verb": asked, "group": group, "namespace": namespace, "resource": rest[0],
         }
     }  # fmt: skip
+
+
+async def dripping(text: str) -> AsyncIterator[str]:
+    """An answer that always seems to be about to come."""
+    for char in text:
+        await asyncio.sleep(0.2)
+        yield char
 
 
 def patching(path: str, value: Any) -> Json:

@@ -7,6 +7,7 @@ tasks keep all of it up to date while the server runs.
 import random
 import ssl
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -30,7 +31,7 @@ from apiserver.http.guard import Guard
 from apiserver.registry.cluster_gate import ClusterGate
 from apiserver.self_signed import own_names, self_signed
 from apiserver.settings import Settings, listed
-from apiserver.tls import Serving
+from apiserver.tls import Pair, Serving
 
 NAMESPACES = "/api/v1/namespaces"
 
@@ -155,6 +156,19 @@ def _flags(settings: Settings) -> Flags:
 
 def _serving(settings: Settings, access: Access) -> Serving:
     if settings.tls_cert_file and settings.tls_private_key_file:
-        return Serving(settings.tls_cert_file, settings.tls_private_key_file)
-    names = own_names(settings.host, access.namespace)
-    return Serving(*self_signed(settings.cert_dir, names))
+        pair = Pair(settings.tls_cert_file, settings.tls_private_key_file)
+    else:
+        pair = Pair(*self_signed(settings.cert_dir, own_names(settings.host, access.namespace)))
+    return Serving(pair, [_named(text) for text in settings.tls_sni_cert_key.split(";") if text])
+
+
+def _named(text: str) -> Pair:
+    """`ValueError` for what is no `cert,key:name,name`."""
+    files, _, names = text.partition(":")
+    cert, _, key = files.partition(",")
+    if not (cert and key and names):
+        raise ValueError(
+            f"--tls-sni-cert-key: {text!r} is no pair for server names; write"
+            " CERT-FILE,KEY-FILE:NAME[,NAME...], and a semicolon before the next pair"
+        )
+    return Pair(Path(cert), Path(key), tuple(name.lower() for name in listed(names)))

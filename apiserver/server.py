@@ -108,7 +108,7 @@ class Protocol(HttpToolsProtocol):
         serving = self.config.ssl
         if self.cycle is not None and isinstance(serving, Serving):
             # Whoever sent no certificate because another authority was believed must come again.
-            self.cycle.keep_alive &= serving.current is self._context
+            self.cycle.keep_alive &= serving.up_to_date(self._context)
 
     def on_message_complete(self) -> None:
         self._in_head, self._head = True, 0

@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         None, description="Certificate to serve with, with those that signed it after it."
     )
     tls_private_key_file: Path | None = Field(None, description="Key of that certificate.")
+    tls_sni_cert_key: str = Field(
+        "",
+        description="More certificates, by server name: cert.pem,key.pem:*.example.com,example.com;"
+        " a semicolon separates pairs.",
+    )
     cert_dir: Path = Field(
         Path("apiserver.local.config/certificates"),
         description="Where a self-signed certificate is kept if none is given.",

@@ -179,7 +179,14 @@ class World:
 
 async def started(folder: Path, etcd: EtcdServer) -> AsyncIterator[World]:
     place = Place(folder)
-    one, two = (Replica(place, name, "--etcd-servers", etcd.endpoint) for name in ("one", "two"))
+    certificates = place.certificates
+    named = certificates.serving.issue_cert("*.example.com")
+    named.cert_chain_pems[0].write_to_path(folder / "named.crt")
+    named.private_key_pem.write_to_path(folder / "named.key")
+    sni = ("--tls-sni-cert-key", f"{folder}/named.crt,{folder}/named.key:*.example.com")
+    one, two = (
+        Replica(place, name, "--etcd-servers", etcd.endpoint, *sni) for name in ("one", "two")
+    )
     try:
         await place.start(one.url, two.url)
         for replica in (one, two):

@@ -142,10 +142,13 @@ async def test_one_that_cannot_be_understood(
     world: World, admin: httpx.AsyncClient, name: str, fails: str, code: int
 ) -> None:
     bundle = base64.b64encode(b"no certificate").decode()
-    client = {"url": "https://127.0.0.1:1/", "caBundle": bundle}
-    async with webhook(world, "deny", clientConfig=client, failurePolicy=fails):
-        answer = await admin.post(POLICIES, json=policy(name))
-        assert answer.status_code == code, answer.text
+    nowhere = {"name": "webhook", "namespace": "default", "path": "/check"}  # no DNS knows it
+    for number, client in enumerate(
+        ({"url": "https://127.0.0.1:1/", "caBundle": bundle}, {"service": nowhere})
+    ):
+        async with webhook(world, "deny", clientConfig=client, failurePolicy=fails):
+            answer = await admin.post(POLICIES, json=policy(f"{name}-{number}"))
+            assert answer.status_code == code, answer.text
 
 
 @pytest.mark.parametrize("what", ["broken", "slow", "drip"])

@@ -52,6 +52,21 @@ def served(replica: Replica) -> str:
     return ssl.get_server_certificate(("127.0.0.1", replica.port))
 
 
+async def test_AN11_a_certificate_by_server_name(world: World) -> None:
+    context = ssl.create_default_context(cafile=world.place.folder / "serving-ca.pem")
+    world.place.certificates.user("bob").configure_cert(context)
+    async with httpx.AsyncClient(verify=context, trust_env=False) as http:
+        for name in ("a.example.com", "A.EXAMPLE.com", "127.0.0.1"):
+            sni = {"extensions": {"sni_hostname": name}}
+            answer = await http.get(f"{world.replica.url}/metrics", **sni)  # type: ignore[arg-type]
+            assert 'User "bob"' in answer.json()["message"]
+            assert "connection" not in answer.headers
+    plain = ssl.create_default_context()
+    plain.check_hostname, plain.verify_mode = False, ssl.CERT_NONE
+    async with httpx.AsyncClient(verify=plain, trust_env=False) as http:
+        assert (await http.get(f"{world.replica.url}/livez")).text == "ok"  # without a name
+
+
 async def test_what_cannot_be_used_leaves_what_was(world: World) -> None:
     replica, folder = world.replica, world.place.folder
     before = await asyncio.to_thread(served, replica)
@@ -130,11 +145,17 @@ async def test_passwords_are_not_shown(tmp_path: Path) -> None:
     [
         ([], "this is no pod of a cluster: name a kubeconfig file with --kubeconfig"),
         (["--kubeconfig", "/nowhere"], "/nowhere: [Errno 2] No such file or directory"),
+        (
+            ["--kubeconfig", "KUBECONFIG", "--tls-sni-cert-key", "a,b"],
+            "--tls-sni-cert-key: 'a,b' is no pair for server names",
+        ),
         (["--tls-cert-file", "a"], "--tls-cert-file and --tls-private-key-file go together"),
         (["--standalone", "--bind-address", "0.0.0.0"], "only a loopback address is safe"),
     ],
 )
-async def test_what_is_wrong_at_the_start(arguments: list[str], says: str) -> None:
+async def test_what_is_wrong_at_the_start(world: World, arguments: list[str], says: str) -> None:
+    config = str(world.place.folder / "server.kubeconfig")
+    arguments = [config if word == "KUBECONFIG" else word for word in arguments]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBERNETES_")}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "apiserver.main", "--database-url", "memory:", *arguments,

@@ -21,7 +21,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from apiserver.api import status
-from apiserver.api.resource import Resource
 from apiserver.cache.cacher import Cacher
 from apiserver.http import access, discovery, probes, storage_metrics
 from apiserver.http.limits import Limits
@@ -139,11 +138,6 @@ def create_app(
         text = f"{count} stored object{'s do' if count > 1 else ' does'} not decode"
         return [f"{text}; their keys are in the log"] if count else []
 
-    def count(resource: Resource, namespace: str) -> int:
-        if not cacher.ready:
-            raise status.not_ready()
-        return cacher.objects(resource).count(f"{resource.prefix}{namespace}/")
-
     live: dict[str, Check] = {"ping": ping, store_name: storage_answers}
     ready = {**live, "informer-sync": synced, "shutdown": serving}
     if extension is not None:
@@ -158,7 +152,6 @@ def create_app(
     guard, admission = None, None
     if extension is not None:
         guard, admission = extension.guard, extension.admission
-        extension.count = count
     resources = Resources(
         strategies=strategies,
         reader=reader,

@@ -10,12 +10,10 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import structlog
 from prometheus_client.core import Metric
 
 from apiserver import files, logs
 from apiserver.admission.chain import Plugins
-from apiserver.api.resource import Resource
 from apiserver.auth.authenticate import Authenticator
 from apiserver.auth.authorize import Authorizer
 from apiserver.auth.source import Flags, TrustSource
@@ -34,8 +32,6 @@ from apiserver.settings import Settings, listed
 from apiserver.tls import Pair, Serving
 
 NAMESPACES = "/api/v1/namespaces"
-
-log = structlog.get_logger()
 
 
 class Extension:
@@ -73,12 +69,8 @@ class Extension:
         self.guard = Guard(authenticator, authorizer)
         self._counted_reviews = tokens.counted, authorizer.counted
         self.gate = ClusterGate(self.cluster, self._namespaces)
-        self._plugins = Plugins(
-            self.cluster, self._namespaces, find=self.gate.find, count=self._counted
-        )
+        self._plugins = Plugins(self.cluster, self._namespaces, find=self.gate.find)
         self.admission = Admission(self._plugins)
-        # How many objects of a resource a namespace has; the application knows.
-        self.count: Callable[[Resource, str], int] = lambda resource, namespace: 0
 
     def context(self, *ignored: object) -> ssl.SSLContext:
         """For uvicorn's `ssl_context_factory`."""
@@ -112,9 +104,6 @@ class Extension:
     async def close(self) -> None:
         await self._plugins.close()
         await self._clusters.close()
-
-    def _counted(self, resource: Resource, namespace: str) -> int:
-        return self.count(resource, namespace)
 
     def _renew(self) -> None:
         self.serving.renew(self._trust.now)

@@ -41,16 +41,14 @@ class Plugins:
         namespaces: Informer,
         *,
         find: Callable[[str], Awaitable[Mapping[str, Any] | None]],
-        count: Callable[[Resource, str], int],
     ) -> None:
-        """`find` looks a namespace up; `count` tells how many objects of a resource one has."""
+        """`find` looks a namespace up."""
         self._find = find
         self._mutating = _Configurations(cluster, MUTATING)
         self._validating = _Configurations(cluster, VALIDATING)
         self._quotas = Informer(cluster, QUOTAS)
         self._namespaces = namespaces
         self._caller = Caller()
-        self._count = count
 
     @property
     def informers(self) -> tuple[Informer, ...]:
@@ -61,9 +59,19 @@ class Plugins:
         return all(informer.synced for informer in (*self.informers, self._namespaces))
 
     async def concerning(
-        self, user: User, wanted: Attributes, resource: Resource, options: Json, *, dry_run: bool
+        self,
+        user: User,
+        wanted: Attributes,
+        resource: Resource,
+        options: Json,
+        *,
+        dry_run: bool,
+        count: Callable[[], int],
     ) -> "Review | None":
-        """What admits one request; None where nothing is there to. 503 while that is not known."""
+        """What admits one request; None where nothing is there to. 503 while that is not known.
+
+        `count` tells how many objects of the resource its namespace has.
+        """
         if not self.ready:
             raise status.unavailable(
                 "the webhook configurations and quotas of the cluster are not known yet"
@@ -85,7 +93,7 @@ class Plugins:
             validating=self._validating.webhooks,
             namespace=await self._labels(wanted.namespace),
             quotas=quotas,
-            count=lambda: self._count(resource, wanted.namespace),
+            count=count,
             caller=self._caller,
         )
 
@@ -236,11 +244,6 @@ class Review:
             "version": self.resource.version,
             "resource": self.resource.plural,
         }
-        user: Json = {"username": self.user.name, "groups": list(self.user.groups)}
-        if self.user.uid:
-            user["uid"] = self.user.uid
-        if self.user.extra:
-            user["extra"] = {key: list(values) for key, values in self.user.extra.items()}
         return {
             "uid": new_uid(),
             "kind": kind,
@@ -251,7 +254,7 @@ class Review:
             "name": name,
             "namespace": self.wanted.namespace,
             "operation": operation,
-            "userInfo": user,
+            "userInfo": {"username": self.user.name, **self.user.details()},
             "object": obj,
             "oldObject": old,
             "dryRun": self.dry_run,

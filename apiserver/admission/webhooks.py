@@ -14,7 +14,6 @@ from apiserver.auth.trust import Pool
 from policy import Operator, Requirement, Selector
 
 DEFAULT_TIMEOUT = 10.0  # seconds
-OPERATIONS = {"create": "CREATE", "update": "UPDATE", "delete": "DELETE"}
 
 Json = Mapping[str, Any]
 
@@ -30,11 +29,9 @@ class Rule(NamedTuple):
 
     def covers(self, operation: str, wanted: Attributes) -> bool:
         scopes = ("*", "Namespaced" if wanted.namespace else "Cluster")
-        names = {f"{wanted.resource}/{wanted.subresource}", f"{wanted.resource}/*", "*/*"}
-        if wanted.subresource:
-            names.add(f"*/{wanted.subresource}")
-        else:
-            names = {wanted.resource, "*", "*/*"}
+        names = {wanted.resource, "*", "*/*"}
+        if below := wanted.subresource:
+            names = {f"{wanted.resource}/{below}", f"{wanted.resource}/*", f"*/{below}", "*/*"}
         return (
             not self.operations.isdisjoint({operation, "*"})
             and not self.groups.isdisjoint({wanted.group, "*"})

@@ -178,9 +178,7 @@ def as_legacy(event: Json) -> bytes:
 def _user(user: User | None) -> Json:
     if user is None:
         return {}
-    found: Json = {"username": user.name, "uid": user.uid, "groups": list(user.groups)}
-    found["extra"] = {key: list(values) for key, values in sorted(user.extra.items())}
-    return {key: value for key, value in found.items() if value}
+    return {"username": user.name, **user.details()}
 
 
 def _cut(agent: str) -> str:

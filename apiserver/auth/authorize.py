@@ -99,11 +99,4 @@ def _spec(user: User, wanted: Attributes) -> dict[str, Any]:
         what = {"resourceAttributes": asked}
     else:
         what = {"nonResourceAttributes": {"path": wanted.path, "verb": wanted.verb}}
-    who: dict[str, Any] = {"user": user.name}
-    if user.groups:
-        who["groups"] = list(user.groups)
-    if user.uid:
-        who["uid"] = user.uid
-    if user.extra:
-        who["extra"] = {key: list(values) for key, values in user.extra.items()}
-    return {**who, **what}
+    return {"user": user.name, **user.details(), **what}

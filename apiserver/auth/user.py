@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 NOTHING: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 ALL_AUTHENTICATED = "system:authenticated"
@@ -17,6 +17,12 @@ class User(NamedTuple):
     uid: str = ""
     groups: tuple[str, ...] = ()
     extra: Mapping[str, tuple[str, ...]] = NOTHING
+
+    def details(self) -> dict[str, Any]:
+        """What there is to say beside the name, as the cluster's reviews and the audit write it."""
+        extra = {key: list(values) for key, values in sorted(self.extra.items())}
+        found = {"uid": self.uid, "groups": list(self.groups), "extra": extra}
+        return {key: value for key, value in found.items() if value}
 
     def authenticated(self) -> "User":
         """The same, in the group of all who are known (`group/authenticated_group_adder.go`)."""

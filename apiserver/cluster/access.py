@@ -65,18 +65,15 @@ class Access:
         certificate, key = (read.data(user, name) for name in ("client-certificate", "client-key"))
         if (certificate is None) != (key is None):
             raise BadAccess(f"{path}: users: client-certificate and client-key go together")
-        token = user.get("token")
-        file = user.get("tokenFile")
+        token = Data(str(user["token"]).encode()) if user.get("token") else None
+        if user.get("tokenFile"):
+            token = Data(path=read.file(user["tokenFile"]))
         return cls(
             server=read.text(cluster, "server").rstrip("/"),
             authority=read.data(cluster, "certificate-authority"),
             certificate=certificate,
             key=key,
-            token=Data(path=read.file(file))
-            if file
-            else Data(str(token).encode())
-            if token
-            else None,
+            token=token,
             server_name=str(cluster.get("tls-server-name") or ""),
             insecure=bool(cluster.get("insecure-skip-tls-verify")),
             namespace=str(context.get("namespace") or "default"),

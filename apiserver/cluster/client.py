@@ -1,4 +1,4 @@
-"""Requests to the cluster's API server. The only module of the server that imports httpx."""
+"""Requests to the cluster's API server."""
 
 import asyncio
 import contextlib
@@ -13,9 +13,7 @@ from apiserver.cluster.access import Access
 
 TIMEOUT = 10.0  # seconds, as upstream for its reviews
 SILENCE = 75.0  # seconds without a line of a watch; servers send a bookmark once a minute
-CLOSE_AFTER = (
-    660.0  # seconds that connections stay after others took their place: a watch's longest
-)
+CLOSE_AFTER = 660.0  # seconds that connections outlive others in their place: more than a watch
 LOOK = 10.0  # seconds between two looks whether a file was replaced
 Json = dict[str, Any]
 

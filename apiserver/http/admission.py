@@ -1,5 +1,7 @@
 """From a request to what admits it: who asks for what, in the words of an AdmissionReview."""
 
+from collections.abc import Callable
+
 from starlette.types import Scope
 
 from apiserver.admission.chain import Plugins, Review
@@ -17,9 +19,18 @@ class Admission:
         self._plugins = plugins
 
     async def reviewing(
-        self, scope: Scope, info: RequestInfo, kind: str, *, dry_run: bool
+        self,
+        scope: Scope,
+        info: RequestInfo,
+        kind: str,
+        *,
+        dry_run: bool,
+        count: Callable[[], int],
     ) -> Review | None:
-        """None where no webhook and no quota concerns the request. 503 while that is not known."""
+        """None where no webhook and no quota concerns the request. 503 while that is not known.
+
+        `count` tells how many objects of the resource its namespace has.
+        """
         user: User = scope["user"]
         options: dict[str, object] = {"kind": kind, "apiVersion": "meta.k8s.io/v1"}
         if dry_run:
@@ -27,7 +38,7 @@ class Admission:
         if manager := scope["query"].get(MANAGER):
             options[MANAGER] = manager
         review = await self._plugins.concerning(
-            user, attributes(scope, info), info.resource, options, dry_run=dry_run
+            user, attributes(scope, info), info.resource, options, dry_run=dry_run, count=count
         )
         if review is not None:
             scope["annotations"] = review.annotations  # of the request's audit

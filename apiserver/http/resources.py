@@ -313,7 +313,16 @@ class Resources:
         """What a write has to pass before it is stored; None where nothing wants to see it."""
         if self._admission is None:
             return None
-        return await self._admission.reviewing(request.scope, info, kind, dry_run=dry_run)
+
+        def count() -> int:
+            if not self._cacher.ready:
+                raise status.not_ready()
+            prefix = Where(self._strategy(info), info.namespace).prefix
+            return self._cacher.objects(info.resource).count(prefix)
+
+        return await self._admission.reviewing(
+            request.scope, info, kind, dry_run=dry_run, count=count
+        )
 
     async def _deleting(self, request: Request) -> options.DeleteOptions:
         data = await body.read(request)

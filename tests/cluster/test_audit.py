@@ -496,7 +496,9 @@ async def test_what_webhooks_annotate_stands_in_the_event() -> None:
     scope = {**asked(), "request_info": info, "user": UNSECURED}
     trail = auditor.follow(scope, nothing, nothing)
     trail.begin()
-    await Admission(cast(Any, Plugins())).reviewing(scope, info, "CreateOptions", dry_run=False)
+    await Admission(cast(Any, Plugins())).reviewing(
+        scope, info, "CreateOptions", dry_run=False, count=int
+    )
     said["label.example.com/why"] = "because"
     trail.end()
     auditor.close()

@@ -7,7 +7,7 @@ and `pkg/fields/selector.go`.
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from apiserver.api import schemas, status
 from apiserver.api.resource import Resource
@@ -21,15 +21,25 @@ _SYMBOLS = frozenset({"=", "==", "!=", "!", ",", "(", ")", "<", ">"})
 Test = Callable[[Mapping[str, str]], bool]
 
 
+class Requirement(NamedTuple):
+    """One term of a selector as reviews write it: In, NotIn, Exists or DoesNotExist."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class LabelSelector:
     """An AND of tests on labels.
 
     `wanted` are those that an index answers: a label and the values of which it must have one.
+    `requirements` leave out what compares numbers, which no review knows.
     """
 
     tests: tuple[Test, ...] = ()
     wanted: tuple[tuple[str, frozenset[str]], ...] = ()
+    requirements: tuple[Requirement, ...] = ()
 
     @property
     def empty(self) -> bool:
@@ -91,7 +101,7 @@ def parse_labels(text: str) -> LabelSelector:
         return LabelSelector()
     parser = _Parser(text)
     tests = tuple(parser.selector())
-    return LabelSelector(tests, tuple(parser.wanted))
+    return LabelSelector(tests, tuple(parser.wanted), tuple(parser.requirements))
 
 
 def field(obj: Mapping[str, Any], path: str) -> str:
@@ -105,12 +115,8 @@ def parse_fields(text: str, resource: Resource) -> FieldSelector:
     Any scalar field of the schema can be asked for.
     """
     identity, indexed, content = [], [], []
-    for part in re.split(r"(?<!\\),", text) if text else ():
-        found = re.fullmatch(r"(.*?)(?<!\\)(!=|==|=)(.*)", part, re.DOTALL)
-        if found is None or re.search(r"(?<!\\)=", found[3]):
-            raise status.bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
-        path, operator, value = found.groups()
-        term = (path, operator != "!=", re.sub(r"\\([\\,=])", r"\1", value))
+    for term in _terms(text):
+        path = term[0]
         if path in ALWAYS:
             identity.append(term)
         elif f".{path}" in resource.indexed:
@@ -120,6 +126,23 @@ def parse_fields(text: str, resource: Resource) -> FieldSelector:
         else:
             raise status.bad_request(f"field label not supported: {path}")
     return FieldSelector(tuple(identity), tuple(indexed), tuple(content))
+
+
+def requirements_of_fields(text: str) -> tuple[Requirement, ...]:
+    """The same as reviews write it, whether or not there are such fields."""
+    return tuple(
+        Requirement(path, "In" if equal else "NotIn", (value,))
+        for path, equal, value in sorted(_terms(text))
+    )
+
+
+def _terms(text: str) -> Iterator[Term]:
+    for part in re.split(r"(?<!\\),", text) if text else ():
+        found = re.fullmatch(r"(.*?)(?<!\\)(!=|==|=)(.*)", part, re.DOTALL)
+        if found is None or re.search(r"(?<!\\)=", found[3]):
+            raise status.bad_request(f"invalid selector: '{text}'; can't understand '{part}'")
+        path, operator, value = found.groups()
+        yield path, operator != "!=", re.sub(r"\\([\\,=])", r"\1", value)
 
 
 def _selectable(parts: list[str], schema: dict[str, Any]) -> bool:
@@ -158,6 +181,7 @@ class _Parser:
         self._tokens = [match.group(1) for match in _TOKEN.finditer(text)]
         self._at = 0
         self.wanted: list[tuple[str, frozenset[str]]] = []
+        self.requirements: list[Requirement] = []
 
     def selector(self) -> list[Test]:
         tests = [self._requirement()]
@@ -173,26 +197,32 @@ class _Parser:
         if self._peek() == "!":
             self._next()
             key = self._key()
+            self._require(key, "DoesNotExist")
             return lambda labels: key not in labels
         key = self._key()
         token = self._peek()
         if token in ("", ","):
+            self._require(key, "Exists")
             return lambda labels: key in labels
         self._next()
         match token.lower() if token in ("gt", "lt") else token:
             case "=" | "==":
                 value = self._value(key)
                 self.wanted.append((key, frozenset((value,))))
+                self._require(key, "In", value)
                 return lambda labels: labels.get(key) == value
             case "!=":
                 value = self._value(key)
+                self._require(key, "NotIn", value)
                 return lambda labels: labels.get(key) != value
             case "in":
                 values = self._values(key)
                 self.wanted.append((key, values))
+                self._require(key, "In", *values)
                 return lambda labels: labels.get(key) in values
             case "notin":
                 values = self._values(key)
+                self._require(key, "NotIn", *values)
                 return lambda labels: key not in labels or labels[key] not in values
             case ">" | "gt":
                 return self._compare(key, lambda have, than: have > than)
@@ -201,6 +231,9 @@ class _Parser:
         raise _bad(
             f"unable to parse requirement: found '{token}', expected: in, notin, =, ==, !=, gt, lt"
         )
+
+    def _require(self, key: str, operator: str, *values: str) -> None:
+        self.requirements.append(Requirement(key, operator, tuple(sorted(values))))
 
     def _compare(self, key: str, holds: Callable[[int, int], bool]) -> Test:
         text = self._value(key)

@@ -2,9 +2,15 @@
 
 from typing import NamedTuple
 
+from apiserver.api.selectors import Requirement
+
 
 class Attributes(NamedTuple):
-    """On a resource; or, where `resource` is empty, on a `path`, the verb being the method."""
+    """On a resource; or, where `resource` is empty, on a `path`, the verb being the method.
+
+    `fields` and `labels` are what the objects must have that a list, watch or deletecollection is
+    to meet; none where a selector cannot be read, for which the request is refused later.
+    """
 
     verb: str
     namespace: str = ""
@@ -14,6 +20,8 @@ class Attributes(NamedTuple):
     subresource: str = ""
     name: str = ""
     path: str = ""
+    fields: tuple[Requirement, ...] = ()
+    labels: tuple[Requirement, ...] = ()
 
     def refusal(self, user: str) -> str:
         """Upstream's sentence (`endpoints/handlers/responsewriters/errors.go`)."""

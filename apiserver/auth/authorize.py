@@ -95,8 +95,17 @@ class Authorizer:
 def _spec(user: User, wanted: Attributes) -> dict[str, Any]:
     if wanted.resource:
         names = ("namespace", "verb", "group", "version", "resource", "subresource", "name")
-        asked = {name: getattr(wanted, name) for name in names if getattr(wanted, name)}
+        asked: dict[str, Any] = {
+            name: getattr(wanted, name) for name in names if getattr(wanted, name)
+        }
+        for name, terms in (("fieldSelector", wanted.fields), ("labelSelector", wanted.labels)):
+            if terms:
+                asked[name] = {"requirements": [_required(*term) for term in terms]}
         what = {"resourceAttributes": asked}
     else:
         what = {"nonResourceAttributes": {"path": wanted.path, "verb": wanted.verb}}
     return {"user": user.name, **user.details(), **what}
+
+
+def _required(key: str, operator: str, values: tuple[str, ...]) -> dict[str, Any]:
+    return {"key": key, "operator": operator, **({"values": list(values)} if values else {})}

@@ -3,20 +3,25 @@
 In standalone mode there is none, because it listens on loopback and knows no users.
 """
 
+import contextlib
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from starlette.types import Scope
 
-from apiserver.api import status
+from apiserver.api import selectors, status
+from apiserver.api.selectors import Requirement
 from apiserver.auth.attributes import Attributes
 from apiserver.auth.authenticate import Authenticator, Unauthenticated
 from apiserver.auth.authorize import Authorizer, Undecided
 from apiserver.auth.user import User
 from apiserver.http.request_info import RequestInfo
 
-NAMED_BY_FIELD = frozenset({"list", "watch", "deletecollection"})
-NAME_FIELD = "metadata.name="
+SELECTIVE = frozenset({"list", "watch", "deletecollection"})
+NAMED_BY_FIELD = frozenset({"list", "watch"})
+
+Requirements = tuple[Requirement, ...]
 
 
 class Guard:
@@ -81,15 +86,21 @@ def _kind(user: User) -> str:
 
 
 def attributes(scope: Scope, info: RequestInfo | None) -> Attributes:
-    """What a request wants; one for a path that is no resource is named by its method."""
+    """What a request wants; one for a path that is no resource is named by its method.
+
+    Selectors count as for `pkg/endpoints/request/requestinfo.go`: not below `/watch/`.
+    """
     if info is None:
         method: Any = scope.get("method", "GET")
         return Attributes(method.lower(), path=scope["path"])
     name = info.name
-    if not name and info.verb in NAMED_BY_FIELD:
-        selector: str = scope["query"].get("fieldSelector", "")
-        if selector.startswith(NAME_FIELD) and "," not in selector:
-            name = selector.removeprefix(NAME_FIELD).removeprefix("=")
+    fields: Requirements = ()
+    labels: Requirements = ()
+    if info.verb in SELECTIVE and not info.prefixed:
+        fields = _required(selectors.requirements_of_fields, scope["query"].get("fieldSelector"))
+        labels = _required(_labels, scope["query"].get("labelSelector"))
+        if not name and info.verb in NAMED_BY_FIELD:
+            name = _named(fields)
     resource = info.resource
     return Attributes(
         verb=info.verb,
@@ -99,4 +110,28 @@ def attributes(scope: Scope, info: RequestInfo | None) -> Attributes:
         resource=resource.plural,
         subresource=info.subresource,
         name=name,
+        fields=fields,
+        labels=labels,
     )
+
+
+def _labels(text: str) -> Requirements:
+    return tuple(sorted(selectors.parse_labels(text).requirements))
+
+
+def _required(parse: Callable[[str], Requirements], text: str | None) -> Requirements:
+    """Nothing where it cannot be read: more than what it would pick is then asked for."""
+    if not text:
+        return ()
+    with contextlib.suppress(status.StatusError):
+        return parse(text)
+    return ()
+
+
+def _named(fields: Requirements) -> str:
+    """The name that a field selector asks for, if it can be one in a path."""
+    for key, operator, values in fields:
+        if key == "metadata.name" and operator == "In":
+            name = values[0]
+            return "" if name in (".", "..") or "/" in name or "%" in name else name
+    return ""

@@ -21,13 +21,17 @@ Served = Mapping[tuple[str, str], Mapping[str, Resource]]
 
 
 class RequestInfo(NamedTuple):
-    """`namespace` is empty for cluster-scoped resources and for all namespaces at once."""
+    """`namespace` is empty for cluster-scoped resources and for all namespaces at once.
+
+    `prefixed` where `/watch/` in the path says what `watch=1` says.
+    """
 
     verb: str
     resource: Resource
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+    prefixed: bool = False
 
     @property
     def scope(self) -> str:
@@ -85,7 +89,7 @@ def parse(method: str, path: str, query: Mapping[str, str], served: Served) -> R
     if verb == "list" and method == "GET" and watch_wanted(query):
         # Nobody reads the stream of a HEAD: that gets the headers of the list.
         verb = "watch"
-    return RequestInfo(verb, resource, namespace, name, subresource)
+    return RequestInfo(verb, resource, namespace, name, subresource, watching)
 
 
 def _target(rest: list[str], served: Mapping[str, Resource]) -> tuple[Resource, str, str, str]:

@@ -20,8 +20,13 @@ GROUP = "net.alpha.kubernetes.io"
 ALICE = User("alice", groups=("people", "system:authenticated"))
 
 
-def resource(verb: str = "get", **other: str) -> Attributes:
-    named = {"namespace": "team-a", "group": GROUP, "resource": "networkpolicys", "name": "web"}
+def resource(verb: str = "get", **other: Any) -> Attributes:
+    named: dict[str, Any] = {
+        "namespace": "team-a",
+        "group": GROUP,
+        "resource": "networkpolicys",
+        "name": "web",
+    }
     return Attributes(verb, version="v1alpha1", **{**named, **other})
 
 

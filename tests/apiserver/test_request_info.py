@@ -41,13 +41,18 @@ SERVED = by_version(builtin.ALL)
         ("GET", "/networkpolicys", {"watch": "abc"}, RequestInfo("watch", POLICIES)),
         ("GET", "/networkpolicys", {"watch": "False"}, RequestInfo("list", POLICIES)),
         ("GET", "/networkpolicys", {"watch": "0"}, RequestInfo("list", POLICIES)),
-        ("GET", "/watch/networkpolicys", {}, RequestInfo("watch", POLICIES)),
-        ("GET", "/watch/namespaces/a/networkpolicys", {}, RequestInfo("watch", POLICIES, "a")),
+        ("GET", "/watch/networkpolicys", {}, RequestInfo("watch", POLICIES, prefixed=True)),
+        (
+            "GET",
+            "/watch/namespaces/a/networkpolicys",
+            {},
+            RequestInfo("watch", POLICIES, "a", prefixed=True),
+        ),
         (
             "GET",
             "/watch/namespaces/a/networkpolicys/p",
             {},
-            RequestInfo("watch", POLICIES, "a", "p"),
+            RequestInfo("watch", POLICIES, "a", "p", prefixed=True),
         ),
     ],
 )

@@ -1,6 +1,9 @@
 """What a user may do: rows AZ-01 to AZ-05, asked of the cluster."""
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from tests.cluster.conftest import POLICIES, ROOT, World, policy
 
@@ -65,6 +68,95 @@ async def test_every_spelling_of_a_path_needs_the_same_permission(world: World, 
             assert "podSelector" not in answer.text
     async with world.place.client(world.replica, token="admin-token") as http:
         await http.delete(f"{OTHER}/{name}")
+
+
+LABELS = "owner in (b,a),!gone, here,tier!=x,n>1"
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (
+            {"labelSelector": LABELS, "fieldSelector": "spec.x!=1,metadata.name==azed"},
+            {
+                "name": "azed",
+                "fieldSelector": {
+                    "requirements": [
+                        {"key": "metadata.name", "operator": "In", "values": ["azed"]},
+                        {"key": "spec.x", "operator": "NotIn", "values": ["1"]},
+                    ]
+                },
+                "labelSelector": {
+                    "requirements": [
+                        {"key": "gone", "operator": "DoesNotExist"},
+                        {"key": "here", "operator": "Exists"},
+                        {"key": "owner", "operator": "In", "values": ["a", "b"]},
+                        {"key": "tier", "operator": "NotIn", "values": ["x"]},
+                    ]
+                },
+            },
+        ),
+        ({"labelSelector": "=azed", "fieldSelector": "azed"}, {}),
+        ({"labelSelector": "n>1", "fieldSelector": "metadata.name=a/b"}, {
+            "fieldSelector": {
+                "requirements": [{"key": "metadata.name", "operator": "In", "values": ["a/b"]}]
+            }
+        }),
+    ],
+)  # fmt: skip
+async def test_AZ02_what_a_selector_picks_is_told(
+    world: World, name: str, query: dict[str, str], expected: dict[str, Any]
+) -> None:
+    path = f"{ROOT}/namespaces/{name}/networkpolicys"  # one that nobody has asked for yet
+    async with world.place.client(world.replica, token="bob-token") as http:
+        for verb, method, more in (
+            ("list", "GET", {}),
+            ("watch", "GET", {"watch": "1"}),
+            ("deletecollection", "DELETE", {}),
+        ):
+            answer = await http.request(method, path, params={**query, **more})
+            assert answer.status_code == 403
+            asked = (await world.place.control("asked"))["asked"][-1]["resourceAttributes"]
+            common = {"namespace": name, "group": "net.alpha.kubernetes.io"}
+            common |= {"version": "v1alpha1", "resource": "networkpolicys", "verb": verb}
+            wanted = {**common, **expected}
+            if verb == "deletecollection":  # upstream takes no name for it
+                wanted.pop("name", None)
+            assert asked == wanted
+
+
+async def test_AZ02_a_watch_by_its_path_is_one_of_all(world: World, name: str) -> None:
+    path = f"{ROOT}/watch/namespaces/{name}/networkpolicys"
+    query = {"fieldSelector": "metadata.name=x", "labelSelector": "a=b"}
+    async with world.place.client(world.replica, token="bob-token") as http:
+        assert (await http.get(path, params=query)).status_code == 403
+    asked = (await world.place.control("asked"))["asked"][-1]["resourceAttributes"]
+    assert asked["namespace"] == name
+    assert not {"name", "fieldSelector", "labelSelector"} & asked.keys()
+
+
+async def test_AZ02_a_permission_for_what_a_selector_picks_holds_for_no_more(
+    world: World, name: str
+) -> None:
+    mine = {"labelSelector": "owner=tenant"}
+    async with world.place.client(world.replica, token="admin-token") as http:
+        for owner in ("tenant", "other"):
+            body = policy(f"{name}-{owner}")
+            body["metadata"]["labels"] = {"owner": owner}
+            assert (await http.post(POLICIES, json=body)).status_code == 201
+    async with world.place.client(world.replica, token="tenant-token") as http:
+        for path in (POLICIES, f"{ROOT}/networkpolicys"):
+            listed = await http.get(path, params=mine)
+            assert [item["metadata"]["name"] for item in listed.json()["items"]] == [
+                f"{name}-tenant"
+            ]
+            for other in ({}, {"labelSelector": "owner=other"}, {"labelSelector": "owner"}):
+                assert (await http.get(path, params=other)).status_code == 403
+        assert (await http.delete(POLICIES, params=mine)).status_code == 200
+        assert (await http.delete(POLICIES)).status_code == 403
+    async with world.place.client(world.replica, token="admin-token") as http:
+        assert (await http.get(f"{POLICIES}/{name}-tenant")).status_code == 404
+        assert (await http.delete(f"{POLICIES}/{name}-other")).status_code == 200
 
 
 async def test_AZ03_answers_hold_for_a_while_and_are_asked_for_once(world: World) -> None:

@@ -14,6 +14,7 @@ import itertools
 import json
 import ssl
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ USERS = {
     "bob-token": ("bob", ["people"]),
     "editor-token": ("editor", ["people", "team, a"]),
     "patcher-token": ("patcher", ["people"]),
+    "tenant-token": ("tenant", ["people"]),
     "server-token": ("system:serviceaccount:kube-system:networkpolicys", []),
 }
 VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
@@ -68,7 +70,10 @@ def who(folder: Path, token: str) -> tuple[str, list[str]] | None:
 
 
 def allowed(folder: Path, user: str, groups: list[str], spec: Json) -> bool:
-    """What RBAC would say here: masters all, the editor the policies of one namespace."""
+    """What would be said here: masters all, the editor the policies of one namespace.
+
+    The tenant may do what a label selector confines to what is the tenant's.
+    """
     if "system:masters" in groups:
         return True
     if path := (spec.get("nonResourceAttributes") or {}).get("path"):
@@ -89,6 +94,9 @@ def allowed(folder: Path, user: str, groups: list[str], spec: Json) -> bool:
     if user == ENFORCER:
         following = asked.get("verb") in ("list", "watch") and not asked.get("namespace")
         return following and asked.get("resource") in account(folder)["resources"]
+    if user == "tenant":
+        chosen = (asked.get("labelSelector") or {}).get("requirements")
+        return chosen == [{"key": "owner", "operator": "In", "values": ["tenant"]}]
     verbs = {"editor": VERBS, "patcher": {"get", "patch"}}.get(user, set())
     mine = asked.get("namespace") == "team-a" and asked.get("group") == GROUP
     return mine and asked.get("verb") in verbs
@@ -193,6 +201,7 @@ class StandIn:
         self.reviewed: list[Json] = []
         self.events: list[Json] = []
         self.reviews: dict[str, int] = {"tokenreviews": 0, "subjectaccessreviews": 0}
+        self.asked: deque[Json] = deque(maxlen=100)  # the latest of them
         self.available: dict[str, str] = dict.fromkeys(backends, "not looked at yet")
         self._clients: dict[object, httpx.AsyncClient] = {}
         self._turn = itertools.count()
@@ -273,6 +282,8 @@ class StandIn:
                 self.pods.end_watches()
             case "events":
                 return JSONResponse({"events": self.events})
+            case "asked":
+                return JSONResponse({"asked": list(self.asked)})
             case "reviewed":
                 return JSONResponse({"reviewed": self.reviewed})
             case "admission":
@@ -364,6 +375,7 @@ class StandIn:
                 self.reviews["subjectaccessreviews"] += 1
                 body = await request.json()
                 spec = body["spec"]
+                self.asked.append(spec)
                 yes = allowed(self.folder, spec.get("user", ""), spec.get("groups") or [], spec)
                 reason = "" if yes else "RBAC: there is no rule for it"
                 return JSONResponse({**body, "status": {"allowed": yes, "reason": reason}}, 201)

@@ -69,7 +69,9 @@ class Extension:
         self.guard = Guard(authenticator, authorizer)
         self._counted_reviews = tokens.counted, authorizer.counted
         self.gate = ClusterGate(self.cluster, self._namespaces)
-        self._plugins = Plugins(self.cluster, self._namespaces, find=self.gate.find)
+        self._plugins = Plugins(
+            self.cluster, self._namespaces, find=self.gate.find, authorizer=authorizer
+        )
         self.admission = Admission(self._plugins)
 
     def context(self, *ignored: object) -> ssl.SSLContext:

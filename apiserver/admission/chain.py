@@ -11,13 +11,15 @@ from typing import Any
 
 import structlog
 
-from apiserver.admission import quota, webhooks
+from apiserver.admission import conditions, quota, webhooks
 from apiserver.admission.call import Answer, Caller, Failed
+from apiserver.admission.cel.evaluator import Evaluator
 from apiserver.admission.webhooks import Webhook
 from apiserver.api import json_patch, status
 from apiserver.api.identity import new_uid
 from apiserver.api.resource import Resource
 from apiserver.auth.attributes import Attributes
+from apiserver.auth.authorize import Authorizer
 from apiserver.auth.user import User
 from apiserver.cluster.client import Cluster
 from apiserver.cluster.informer import Informer
@@ -41,14 +43,16 @@ class Plugins:
         namespaces: Informer,
         *,
         find: Callable[[str], Awaitable[Mapping[str, Any] | None]],
+        authorizer: Authorizer,
     ) -> None:
-        """`find` looks a namespace up."""
+        """`find` looks a namespace up; expressions may ask the authorizer."""
         self._find = find
         self._mutating = _Configurations(cluster, MUTATING)
         self._validating = _Configurations(cluster, VALIDATING)
         self._quotas = Informer(cluster, QUOTAS)
         self._namespaces = namespaces
         self._caller = Caller()
+        self._evaluator = Evaluator(authorizer)
 
     @property
     def informers(self) -> tuple[Informer, ...]:
@@ -95,10 +99,12 @@ class Plugins:
             quotas=quotas,
             count=count,
             caller=self._caller,
+            evaluator=self._evaluator,
         )
 
     async def close(self) -> None:
         await self._caller.close()
+        await self._evaluator.close()
 
     async def _labels(self, namespace: str) -> Mapping[str, str]:
         """Those by which webhooks choose; of a namespace that is too new to be known, looked up."""
@@ -146,6 +152,7 @@ class Review:
     quotas: Sequence[Mapping[str, Any]]
     count: Callable[[], int]
     caller: Caller
+    evaluator: Evaluator
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)
 
@@ -154,7 +161,7 @@ class Review:
         asked: list[int] = []
         changed_after: set[int] = set()
         for index, webhook in enumerate(self.mutating):
-            if not self._concerned([webhook], operation, obj, old):
+            if not await self._concerned([webhook], operation, name, obj, old):
                 continue
             patched = await self._patched(webhook, operation, name, obj, old)
             if patched != obj:
@@ -164,7 +171,7 @@ class Review:
         for index in asked:
             webhook = self.mutating[index]
             again = webhook.reinvoke and index in changed_after
-            if again and self._concerned([webhook], operation, obj, old):
+            if again and await self._concerned([webhook], operation, name, obj, old):
                 obj = await self._patched(webhook, operation, name, obj, old)
         return obj or {}
 
@@ -172,7 +179,7 @@ class Review:
         """Raise where a quota or a webhook is against it."""
         if operation == "CREATE":
             quota.check(self.quotas, self.resource, name, self.count)
-        concerned = self._concerned(self.validating, operation, obj, old)
+        concerned = await self._concerned(self.validating, operation, name, obj, old)
         answers = await asyncio.gather(
             *(self._ask(webhook, operation, name, obj, old) for webhook in concerned),
             return_exceptions=True,
@@ -181,14 +188,44 @@ class Review:
             if isinstance(answer, BaseException):
                 raise answer
 
-    def _concerned(
-        self, found: Sequence[Webhook], operation: str, obj: Json | None, old: Json | None
+    async def _concerned(
+        self,
+        found: Sequence[Webhook],
+        operation: str,
+        name: str,
+        obj: Json | None,
+        old: Json | None,
     ) -> list[Webhook]:
+        """403 where that cannot be told of one whose policy is to fail."""
         return [
             webhook
             for webhook in found
             if webhook.concerns(operation, self.wanted, self.namespace, (obj, old))
+            and await self._matches(webhook, operation, name, obj, old)
         ]
+
+    async def _matches(
+        self, webhook: Webhook, operation: str, name: str, obj: Json | None, old: Json | None
+    ) -> bool:
+        if not webhook.conditions:
+            return True
+        request = self._request(operation, name, obj, old)
+        try:
+            return await conditions.hold(
+                self.evaluator, webhook.conditions, conditions.variables(request), self.user
+            )
+        except conditions.Erred as error:
+            log.warning(
+                "failed evaluating match conditions",
+                webhook=webhook.name,
+                configuration=webhook.configuration,
+                error=str(error),
+                ignored=not webhook.fail,
+                reason="FailedMatchConditions",
+            )
+            if webhook.fail:
+                raise status.forbidden(self.resource, name, str(error)) from error
+            return False
 
     async def _patched(
         self, webhook: Webhook, operation: str, name: str, obj: Json | None, old: Json | None
@@ -244,13 +281,14 @@ class Review:
             "version": self.resource.version,
             "resource": self.resource.plural,
         }
+        below = self.wanted.subresource
         return {
             "uid": new_uid(),
             "kind": kind,
             "resource": resource,
             "requestKind": kind,
             "requestResource": resource,
-            **({"subResource": self.wanted.subresource} if self.wanted.subresource else {}),
+            **({"subResource": below, "requestSubResource": below} if below else {}),
             "name": name,
             "namespace": self.wanted.namespace,
             "operation": operation,

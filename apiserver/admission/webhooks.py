@@ -1,7 +1,7 @@
 """The webhooks of the cluster's configurations, and which of them a request concerns. Pure.
 
-`admissionregistration.k8s.io/v1`; k8s.io/apiserver `pkg/admission/plugin/webhook`. Conditions in
-CEL (`matchConditions`) are not evaluated: such a webhook is called as if they held.
+`admissionregistration.k8s.io/v1`; k8s.io/apiserver `pkg/admission/plugin/webhook`. What a webhook
+says of a request in CEL (`matchConditions`) is judged in `conditions`.
 """
 
 import base64
@@ -48,6 +48,7 @@ class Webhook:
     `fail` is whether a request is refused where the webhook cannot be asked; `reinvoke` whether it
     wants to see an object again that others changed after it. One that is `broken`, for the reason
     there, concerns everything and can be asked nothing: it may have been there to refuse.
+    `conditions` are expressions that have to hold as well.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Webhook:
     timeout: float
     reinvoke: bool
     side_effects: bool
+    conditions: tuple[str, ...] = ()
     broken: str = ""
 
     def concerns(
@@ -89,9 +91,19 @@ def _understood(owner: str, found: Json) -> Webhook:
     try:
         return _webhook(owner, name, found, fail=fail)
     except (ValueError, TypeError, AttributeError) as error:
-        everything = Selector()
         return Webhook(
-            name, owner, "", "", (), everything, everything, fail, 1.0, False, False, str(error)
+            name=name,
+            configuration=owner,
+            url="",
+            authority="",
+            rules=(),
+            namespaces=Selector(),
+            objects=Selector(),
+            fail=fail,
+            timeout=1.0,
+            reinvoke=False,
+            side_effects=False,
+            broken=str(error),
         )
 
 
@@ -115,7 +127,13 @@ def _webhook(owner: str, name: str, found: Json, *, fail: bool) -> Webhook:
         timeout=float(found.get("timeoutSeconds") or DEFAULT_TIMEOUT),
         reinvoke=found.get("reinvocationPolicy") == "IfNeeded",
         side_effects=found.get("sideEffects") not in ("None", "NoneOnDryRun"),
+        conditions=conditions(found),
     )
+
+
+def conditions(found: Json) -> tuple[str, ...]:
+    """The expressions of `matchConditions`."""
+    return tuple(str(item.get("expression")) for item in found.get("matchConditions") or ())
 
 
 def _url(client: Json) -> str:

@@ -224,6 +224,13 @@ async def fragile(tmp_path: Path, own_etcd: EtcdServer) -> AsyncIterator[World]:
         yield made
 
 
+@pytest.fixture
+async def admin(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    async with world.place.client(world.replica, token="admin-token") as http:
+        yield http
+        await http.delete(POLICIES)
+
+
 NAMES = (f"policy-{number}" for number in itertools.count())
 
 

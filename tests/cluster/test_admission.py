@@ -2,53 +2,13 @@
 
 import asyncio
 import base64
-import contextlib
-import itertools
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.cluster.conftest import POLICIES, ROOT, World, policy
-
-_NAMES = itertools.count()
-
-
-@contextlib.asynccontextmanager
-async def webhook(
-    world: World, what: str, does: str = "", *, mutating: bool = False, **options: Any
-) -> AsyncIterator[None]:
-    """One in the cluster, which does what its name says or something else."""
-    place, name = world.place, f"{what}.example.com"
-    authority = (place.folder / "cluster-ca.pem").read_bytes()
-    client = {
-        "url": f"{place.url}/hook/{does or what}",
-        "caBundle": base64.b64encode(authority).decode(),
-    }
-    rule = {
-        "apiGroups": ["net.alpha.kubernetes.io"], "apiVersions": ["*"], "scope": "Namespaced",
-        "operations": ["*"], "resources": ["networkpolicys"],
-    }  # fmt: skip
-    found = {
-        "name": name, "clientConfig": client, "rules": [rule], "sideEffects": "None",
-        "admissionReviewVersions": ["v1"], **options,
-    }  # fmt: skip
-    kind = f"{'mutating' if mutating else 'validating'}webhookconfigurations"
-    await place.control("admission", {"webhooks": [found]}, kind=kind, name=what)
-    await asyncio.sleep(0.3)  # the servers follow the configurations
-    try:
-        yield
-    finally:
-        await place.control("admission", kind=kind, name=what)
-        await asyncio.sleep(0.3)
-
-
-@pytest.fixture
-async def admin(world: World) -> AsyncIterator[httpx.AsyncClient]:
-    async with world.place.client(world.replica, token="admin-token") as http:
-        yield http
-        await http.delete(POLICIES)
+from tests.cluster.hooks import webhook
 
 
 async def test_AD02_a_webhook_changes_what_is_stored(

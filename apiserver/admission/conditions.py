@@ -1,0 +1,69 @@
+"""Whether the conditions in CEL of a webhook or a policy hold for a request.
+
+k8s.io/apiserver `pkg/admission/plugin/webhook/matchconditions`: one that is false decides, whatever
+else failed; without one, an error is the failure of all.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from apiserver.admission.cel.evaluator import Evaluator, Failed, Result
+from apiserver.auth.user import User
+
+OBJECTS = ("object", "oldObject", "uid")  # of an AdmissionRequest, and not of `request`
+OPTIONAL = ("subResource", "requestSubResource", "name", "namespace")  # left out where empty
+
+Json = dict[str, Any]
+
+
+class Erred(Exception):
+    """They could not be judged, and none was false."""
+
+
+async def hold(
+    evaluator: Evaluator, conditions: Sequence[str], variables: Json, user: User
+) -> bool:
+    """`Erred`."""
+    if not conditions:
+        return True
+    try:
+        results = await evaluator.evaluate(conditions, variables, user)
+    except Failed as failure:
+        raise Erred(str(failure)) from failure
+    return judged(conditions, results)
+
+
+def judged(conditions: Sequence[str], results: Sequence[Result]) -> bool:
+    """`Erred`."""
+    if any(result.value is False for result in results):
+        return False
+    errors = [
+        result.error or f"expression '{condition}' resulted in error: must evaluate to bool"
+        for condition, result in zip(conditions, results, strict=True)
+        if result.value is not True
+    ]
+    if errors:
+        raise Erred(errors[0] if len(errors) == 1 else f"[{', '.join(dict.fromkeys(errors))}]")
+    return True
+
+
+def variables(request: Json, namespace: Mapping[str, Any] | None = None) -> Json:
+    """What an expression sees of an AdmissionRequest (`pkg/admission/plugin/cel/activation.go`)."""
+    checked = {
+        "group": request["resource"]["group"],
+        "resource": request["resource"]["resource"],
+        "subresource": request.get("subResource", ""),
+        "namespace": request["namespace"],
+        "name": request["name"],
+    }
+    return {
+        "object": request["object"],
+        "oldObject": request["oldObject"],
+        "namespaceObject": namespace,
+        "request": {
+            key: value
+            for key, value in request.items()
+            if key not in OBJECTS and (value or key not in OPTIONAL)
+        },
+        "authorizer": {"requestResource": checked},
+    }

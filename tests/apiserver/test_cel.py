@@ -1,0 +1,170 @@
+"""Expressions in CEL: what Kubernetes adds to the language, and what none of them can do."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from apiserver.admission.cel.evaluator import Evaluator, Failed, Result
+from apiserver.auth.attributes import Attributes
+from apiserver.auth.authorize import Decision, Undecided
+from apiserver.auth.user import User
+
+BOB = User("bob", groups=("people",))
+
+
+class Authorizer:
+    """Bob may do anything to pods; of secrets nobody can say."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[User, Attributes]] = []
+
+    async def authorize(self, user: User, wanted: Attributes) -> Decision:
+        self.asked.append((user, wanted))
+        if wanted.resource == "secrets":
+            raise Undecided("away")
+        return Decision(user == BOB and wanted.resource == "pods", "as a test has it")
+
+
+@pytest.fixture
+def authorizer() -> Authorizer:
+    return Authorizer()
+
+
+@pytest.fixture
+async def evaluator(authorizer: Authorizer) -> AsyncIterator[Evaluator]:
+    made = Evaluator(authorizer)  # type: ignore[arg-type]
+    yield made
+    await made.close()
+
+
+async def one(evaluator: Evaluator, expression: str, **variables: Any) -> Result:
+    found = {"request": {}, "authorizer": {"requestResource": {"group": ""}}, **variables}
+    (result,) = await evaluator.evaluate([expression], found, BOB)
+    return result
+
+
+async def error(evaluator: Evaluator, expression: str, **variables: Any) -> str:
+    try:
+        return (await one(evaluator, expression, **variables)).error
+    except Failed as failure:
+        return str(failure)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'a1b2'.find('[0-9]') == '1' && 'ab'.find('[0-9]') == ''",
+        "'a1b2'.findAll('[0-9]') == ['1', '2'] && 'a1b2'.findAll('[0-9]', 1) == ['1']",
+        "[1, 2, 2].isSorted() && !['b', 'a'].isSorted()",
+        "[1, 2].sum() == 3 && [2, 1].min() == 1 && ['a', 'b'].max() == 'b'",
+        "sets.contains([1, 2], [2]) && !sets.contains([1], [true])",
+        "sets.equivalent([1, 1, 2], [2, 1]) && !sets.equivalent([1], [1, 2])",
+        "sets.intersects([1, 2], [2, 3]) && !sets.intersects([1], [])",
+        "'aBc'.upperAscii() == 'ABC' && ' a '.trim() == 'a' && 'abc'.substring(1, 2) == 'b'",
+        "'a,b'.split(',').join('-') == 'a-b' && 'abc'.replace('b', 'x') == 'axc'",
+        "'%s is %d'.format(['one', 1]) == 'one is 1' && 'abcb'.lastIndexOf('b') == 3",
+        "'pod-1'.matches('^pod-[0-9]+$') && math.greatest(1, 3, 2) == 3",
+        "object.?a.?b.orValue('none') == 'none' && object.l[?5].hasValue() == false",
+        "cel.bind(x, object.l.size(), x * x) == 9 && base64.encode(b'a') == 'YQ=='",
+        "timestamp('2020-01-02T00:00:00Z') - duration('24h') == timestamp('2020-01-01T00:00:00Z')",
+        "object.l.exists(x, x == 2) && object.l.map(x, x > 1, x * 2) == [4, 6]",
+        "object.n == 3 && object.f == 1.5 && object.z == null && type(object.l) == list",
+        "(object.missing == 1 || true) && !(false && object.missing)",
+        "object['a-b'] == 1 && 'a-b' in object && has(object.n) && !has(object.q)",
+    ],
+)
+async def test_the_language(evaluator: Evaluator, expression: str) -> None:
+    obj = {"l": [1, 2, 3], "n": 3, "f": 1.5, "z": None, "a-b": 1}
+    assert await one(evaluator, expression, object=obj) == Result(True)
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("1 +", "compilation error: ERROR: <input>:1:4: Syntax error"),
+        ("nothing", "compilation error: ERROR: <input>:1:1: undeclared reference to 'nothing'"),
+        ("1 == 'a'", "compilation error: ERROR: <input>:1:3: found no matching overload"),
+        ("quantity('1').asInteger() == 1", "compilation error: ERROR: <input>:1:9: undeclared"),
+        ("object.a.b == 1", "expression 'object.a.b == 1' resulted in error: no such key: a"),
+        ("object.size() > 9223372036854775807 + 1", "resulted in error: integer overflow"),
+        ("[1, 'a'].max() == 1", "resulted in error: '>' not supported"),
+        ("'a'.find('(') == ''", "resulted in error: missing )"),
+        ("authorizer.path(' ').check('get').allowed()", "error: path must not be empty"),
+        ("authorizer.group('').resource('').check('a').allowed()", "resource must not be empty"),
+        ("authorizer.group('').check('get').allowed()", "error: no such overload: check"),
+    ],
+)
+async def test_an_error_says_what_is_wrong(evaluator: Evaluator, expression: str, why: str) -> None:
+    found = await one(evaluator, expression, object={"l": [1]})
+    assert found.value is None
+    assert why in found.error
+    assert found.error
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "object.text.find('(a*)*b') == ''",  # time
+        "object.text.replace('a', object.text).size() > 0",  # memory
+        "object.list.map(x, object.list.map(y, x)).size() > 0",
+        "object.list.all(x, object.list.all(y, object.list.all(z, z == x)))",
+    ],
+)
+async def test_no_expression_takes_more_than_its_share(
+    evaluator: Evaluator, expression: str
+) -> None:
+    obj = {"text": "a" * 1_000_000, "list": ["a"] * 9000}
+    assert "budget" in (await error(evaluator, expression, object=obj)).lower()
+    assert await one(evaluator, "object.list.size() == 9000", object=obj) == Result(True)
+
+
+async def test_the_authorizer_is_asked_for_what_is_checked(
+    evaluator: Evaluator, authorizer: Authorizer
+) -> None:
+    pods = "authorizer.group('').resource('pods').subresource('log').namespace('n').name('p')"
+    chosen = f"{pods}.fieldSelector('spec.nodeName=a').labelSelector('a in (b)').check('list')"
+    secrets = "authorizer.group('').resource('secrets').check('get')"
+    account = "authorizer.serviceAccount('n', 'a').group('').resource('pods').check('get')"
+    for expression in (
+        f"{chosen}.allowed() && {chosen}.reason() == 'as a test has it'",
+        f"{secrets}.errored() && {secrets}.error() == 'away' && !{secrets}.allowed()",
+        f"!{account}.allowed() && {account}.error() == ''",
+        # One that depends on the answer to another.
+        f"{chosen}.allowed() ? !{account}.allowed() : false",
+    ):
+        assert await one(evaluator, expression) == Result(True), expression
+    user, wanted = authorizer.asked[0]
+    assert user == BOB
+    assert wanted[:7] == ("list", "n", "", "*", "pods", "log", "p")
+    assert wanted.fields[0][0] == "spec.nodeName"
+    assert wanted.labels[0][0] == "a"
+    user, _ = next(asked for asked in authorizer.asked if asked[0] != BOB)
+    assert user.name == "system:serviceaccount:n:a"
+    assert user.groups == ("system:serviceaccounts", "system:serviceaccounts:n")
+
+
+async def test_checks_are_bounded(evaluator: Evaluator, authorizer: Authorizer) -> None:
+    each = "object.all(x, !authorizer.path('/' + string(x)).check('get').allowed())"
+    assert await one(evaluator, each, object=list(range(28))) == Result(True)
+    found = await one(evaluator, each, object=list(range(500)))
+    assert "more than 28 authorization checks" in found.error
+    assert len(authorizer.asked) == 56
+
+
+async def test_composed_variables_see_those_before_them(evaluator: Evaluator) -> None:
+    composed = [
+        ("names", "object.map(x, x.name)"),
+        ("many", "variables.names.size() > 1"),
+        ("broken", "object[5].name"),
+        ("time", "timestamp('2020-01-01T00:00:00Z')"),
+    ]
+    found = await evaluator.evaluate(
+        ["variables.many && variables.names == ['a', 'b']", "variables.broken == ''",
+         "variables.time == variables.time", "variables.none == 1"],
+        {"object": [{"name": "a"}, {"name": "b"}]}, BOB, composed=composed,
+    )  # fmt: skip
+    assert found[0] == Result(True)
+    assert found[1].error.startswith('composited variable "broken" fails to evaluate: ')
+    assert found[2].error.startswith('composited variable "time" fails to evaluate: ')
+    assert found[3].error.endswith("no such key: none")

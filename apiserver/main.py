@@ -67,7 +67,7 @@ async def serve(settings: Settings) -> None:
         await _serve(settings, audits)
     finally:
         if audits is not None:
-            audits.close()
+            await audits.close()
 
 
 async def _serve(settings: Settings, audits: "Auditor | None") -> None:
@@ -127,22 +127,24 @@ async def _serve(settings: Settings, audits: "Auditor | None") -> None:
 
 
 def auditor(settings: Settings) -> "Auditor | None":
-    """None where there is no policy or no log: then nothing is audited, as upstream."""
-    if settings.audit_policy_file is None or not settings.audit_log_path:
-        if settings.audit_policy_file or settings.audit_log_path:
-            log.warning("nothing is audited: --audit-policy-file and --audit-log-path go together")
+    """None where there is no policy, or no place to go: then nothing is audited, as upstream."""
+    places = settings.audit_log_path or settings.audit_webhook_config_file
+    if settings.audit_policy_file is None or not places:
+        if settings.audit_policy_file or places:
+            log.warning(
+                "nothing is audited: --audit-policy-file goes together with --audit-log-path or"
+                " --audit-webhook-config-file"
+            )
         return None
-    from apiserver.http.audit import Auditor
+    from apiserver.audit import outputs, policy
+    from apiserver.http.audit import UNSECURED, Auditor
 
     try:
-        return Auditor.opened(
-            settings.audit_policy_file,
-            settings.audit_log_path,
-            size=settings.audit_log_maxsize or 100,
-            age=settings.audit_log_maxage,
-            backups=settings.audit_log_maxbackup,
-            legacy=settings.audit_log_format == "legacy",
-            users=not settings.standalone,
+        rules = policy.read(settings.audit_policy_file)
+        return Auditor(
+            rules,
+            outputs.opened(settings, rand=random.SystemRandom()),
+            user=UNSECURED if settings.standalone else None,
         )
     except ValueError as error:
         raise BadAccess(str(error)) from error

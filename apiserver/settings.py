@@ -6,7 +6,7 @@
 import os
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 from pydantic import BeforeValidator, Field, model_validator
@@ -19,6 +19,7 @@ def _seconds(value: object) -> object:
     return duration.parse(value) if isinstance(value, str) else value
 
 
+AuditMode = Literal["batch", "blocking", "blocking-strict"]
 Seconds = Annotated[float, BeforeValidator(_seconds), Ge(0)]
 
 
@@ -176,6 +177,30 @@ class Settings(BaseSettings):
         "json",
         pattern="^(json|legacy)$",
         description="json: an audit.k8s.io/v1 Event a line; legacy: a line of text.",
+    )
+    audit_log_mode: AuditMode = Field(
+        "batch",
+        description="batch: no request waits for the log; blocking: each waits until its events are"
+        " written; blocking-strict: it is refused where the first of them cannot be.",
+    )
+    audit_webhook_config_file: Path | None = Field(
+        None, description="A kubeconfig that names the webhook audit events are sent to."
+    )
+    audit_webhook_mode: AuditMode = Field(
+        "batch",
+        description="The same for the webhook; in the blocking modes each event goes alone.",
+    )
+    audit_webhook_initial_backoff: Seconds = Field(
+        10.0, description="How long to wait before events that did not arrive are sent again."
+    )
+    audit_webhook_batch_max_size: int = Field(
+        400, ge=1, description="How many events are sent at once, in the mode batch."
+    )
+    audit_webhook_batch_max_wait: Seconds = Field(
+        30.0, description="How long an event waits for others to go with, in the mode batch."
+    )
+    audit_webhook_batch_buffer_size: int = Field(
+        10_000, ge=1, description="How many events wait for the webhook; what comes then is lost."
     )
     log_format: str = Field(
         "text", pattern="^(text|json)$", description="text for people, json for machines."

@@ -20,6 +20,7 @@ from apiserver.auth.user import User
 AGENT_LIMIT = 1024  # characters of a User-Agent; what is longer is cut
 CUT = "...TRUNCATED"
 STATUS = ("status", "message", "reason", "details")
+TYPE = frozenset({"kind", "apiVersion"})
 TRUNCATED = "audit.k8s.io/truncated"
 
 Json = dict[str, Any]
@@ -151,6 +152,11 @@ def timestamp(seconds: float) -> str:
 def as_json(event: Json) -> bytes:
     """One line."""
     return orjson.dumps(event) + b"\n"
+
+
+def as_item(event: Json) -> bytes:
+    """As it stands in an EventList, which says what its items are."""
+    return orjson.dumps({key: event[key] for key in event if key not in TYPE})
 
 
 def as_legacy(event: Json) -> bytes:

@@ -1,23 +1,25 @@
 """The lines of the audit log on their way to a file, written by a thread of their own.
 
-Requests never wait for the disk, and one that fails does not stop them: what cannot be kept, in the
-queue or in the file, is counted and reported.
+The disk never stops the event loop, and one that fails does not stop requests: what cannot be kept,
+in the queue or in the file, is counted and reported.
 """
 
-import contextlib
+import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 import structlog
 
+from apiserver.audit.loss import Loss
+
 LINES = 10_000  # waiting, as upstream's buffer
 BYTES = 64 << 20  # of them
 CHUNK = 64 << 10  # bytes in one write: each one gives up the interpreter and waits for it again
 PATIENCE = 5.0  # seconds that the last lines get at shutdown
-QUIET = 10.0  # seconds between two reports of what is lost
+
+Told = Callable[[bool], None]
 
 log = structlog.get_logger()
 
@@ -33,8 +35,10 @@ class Sink(Protocol):
 class Log:
     """A bounded queue with a thread behind it, from the start until `close`.
 
-    When it is full, new lines are dropped. `lost` counts them and those that the sink refused.
+    When it is full, new lines are dropped. `loss` counts them and those that the sink refused.
     """
+
+    plugin = "log"
 
     def __init__(
         self,
@@ -42,69 +46,61 @@ class Log:
         *,
         lines: int = LINES,
         size: int = BYTES,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.lost = 0
+        self.loss = Loss()
         self._sink = sink
         self._most = lines
         self._size = size
-        self._clock = clock
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, Told | None]] = deque()
         self._held = 0  # bytes in the queue
         self._closing = False
         self._news = threading.Condition()
-        self._reported = 0
-        self._quiet_until = 0.0
         self._thread = threading.Thread(target=self._run, name="audit log", daemon=True)
         self._thread.start()
 
-    def add(self, line: bytes) -> None:
-        """Never waits, and never fails."""
+    def add(self, line: bytes, told: Told | None = None) -> None:
+        """Never waits, and never fails. `told` hears whether it is written, from any thread."""
         with self._news:
             if len(self._queue) < self._most and self._held + len(line) <= self._size:
-                self._queue.append(line)
+                self._queue.append((line, told))
                 self._held += len(line)
                 self._news.notify()
                 return
-        self.lose(1, "the queue is full: the disk is too slow")
+        self.loss.add(1, "the queue is full: the disk is too slow")
+        if told is not None:
+            told(False)
 
-    def lose(self, count: int, why: str) -> None:
-        """Count events that are not written, and say so now and then."""
-        with self._news:
-            self.lost += count
-            if self._clock() < self._quiet_until:
-                return
-            self._quiet_until = self._clock() + QUIET
-            since, self._reported = self.lost - self._reported, self.lost
-        with contextlib.suppress(OSError):  # the server's own log may be on the same disk
-            log.error("audit events are lost", why=why, events=since)
-
-    def close(self) -> None:
-        """Write what is waiting, for a few seconds at most. Blocks."""
+    async def close(self) -> None:
+        """Write what is waiting, for a few seconds at most."""
         with self._news:
             self._closing = True
             self._news.notify()
-        self._thread.join(PATIENCE)
+        await asyncio.to_thread(self._thread.join, PATIENCE)
         if self._thread.is_alive():
             log.error("audit events are lost", why="the disk is too slow", events=len(self._queue))
 
     def _run(self) -> None:
         while chunk := self._next():
+            written = True
             try:
-                self._sink.write(b"".join(chunk))
+                self._sink.write(b"".join(line for line, _ in chunk))
             except OSError as error:
-                self.lose(len(chunk), str(error))
+                written = False
+                self.loss.add(len(chunk), str(error))
+            for _, told in chunk:
+                if told is not None:
+                    told(written)
         self._sink.close()
 
-    def _next(self) -> list[bytes]:
+    def _next(self) -> list[tuple[bytes, Told | None]]:
         """What to write at once; empty at the end."""
-        chunk: list[bytes] = []
+        chunk: list[tuple[bytes, Told | None]] = []
         size = 0
         with self._news:
             while not self._queue and not self._closing:
                 self._news.wait()
-            while self._queue and (not chunk or size + len(self._queue[0]) <= CHUNK):
+            while self._queue and (not chunk or size + len(self._queue[0][0]) <= CHUNK):
                 chunk.append(self._queue.popleft())
-                size += len(chunk[-1])
+                size += len(chunk[-1][0])
             self._held -= size
         return chunk

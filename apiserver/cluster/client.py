@@ -12,6 +12,7 @@ import structlog
 from apiserver.cluster.access import Access
 
 TIMEOUT = 10.0  # seconds, as upstream for its reviews
+DELIVERY = 30.0  # seconds, as upstream for its webhooks
 SILENCE = 75.0  # seconds without a line of a watch; servers send a bookmark once a minute
 CLOSE_AFTER = 660.0  # seconds that connections outlive others in their place: more than a watch
 LOOK = 10.0  # seconds between two looks whether a file was replaced
@@ -50,6 +51,22 @@ class Cluster:
     async def post(self, path: str, body: Mapping[str, Any]) -> Json:
         """`Unreachable`, `Refused`."""
         return await self._ask("POST", path, {}, body)
+
+    async def deliver(self, content: bytes) -> None:
+        """POST JSON to the very URL of the `Access`, whatever that says. `Unreachable`, `Refused`.
+
+        For webhooks that are named by a kubeconfig.
+        """
+        with _failures():
+            response = await self._fresh().post(
+                self.access.server,
+                content=content,
+                headers={**self._headers(), "Content-Type": "application/json"},
+                timeout=DELIVERY,
+                extensions=self._extensions,
+            )
+            if not response.is_success:
+                raise _refusal(response)
 
     @contextlib.asynccontextmanager
     async def watch(self, path: str, **query: str) -> AsyncIterator[AsyncIterator[Json]]:

@@ -4,27 +4,26 @@ k8s.io/apiserver `pkg/endpoints/filters/audit.go` and `authn_audit.go`. Loaded o
 an audit policy. Bodies are kept only where the ruling needs them; what streams passes this by.
 """
 
+import asyncio
 import contextlib
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import orjson
 import structlog
 from prometheus_client.core import CounterMetricFamily, Metric
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import storage
-from apiserver.api import protobuf, status, strict
+from apiserver.api import duration, latency, protobuf, status, strict
 from apiserver.audit import event, policy
 from apiserver.audit.event import Record
-from apiserver.audit.log import Log
+from apiserver.audit.outputs import Output
 from apiserver.audit.policy import Policy, Ruling
-from apiserver.audit.rotation import RotatingFile, StandardOutput
 from apiserver.auth.attributes import Attributes
 from apiserver.auth.user import ALL_AUTHENTICATED, MASTERS, User
 from apiserver.http import negotiation
@@ -36,52 +35,42 @@ BODY_LIMIT = 10 << 20  # bytes of an answer that are kept, as upstream's --audit
 GZIP = 31  # the window bits that make zlib expect gzip's header
 DECISION = "authorization.k8s.io/decision"
 REASON = "authorization.k8s.io/reason"
+UNDECIDED = "internal error"  # the reason where nobody could say
+LATENCY = "apiserver.latency.k8s.io/"
+SLOW = 0.5  # seconds after which it is told where they went, as upstream
 STARTS = {"http.response.start": 0, "websocket.accept": 101, "websocket.http.response.start": 0}
 BODIES = ("http.response.body", "websocket.http.response.body")
 FORESEEN = (status.StatusError, storage.Unavailable, ClientDisconnect)
-MEGABYTE = 1 << 20
 
 log = structlog.get_logger()
 
 
+class Pending(NamedTuple):
+    """An event that a request waits for: whether it is kept, and must be."""
+
+    kept: asyncio.Future[bool]
+    strict: bool
+
+
 class Auditor:
-    """Judges requests and sends their events to the log. Where there are no users, each is one."""
+    """Judges requests and writes their events. Where there are no users, each is `user`."""
 
     def __init__(
         self,
         policy: Policy,
-        written: Log,
+        outputs: Sequence[Output],
         *,
-        legacy: bool = False,
         user: User | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.policy = policy
         self.user = user
         self.clock = clock
-        self._log = written
-        self._encode = event.as_legacy if legacy else event.as_json
+        self.waits = any(output.mode != "batch" for output in outputs)
+        self.refused = 0  # requests whose events could not be kept
+        self._outputs = outputs
         self._events = 0
         self._levels: dict[str, int] = {}
-
-    @classmethod
-    def opened(
-        cls,
-        policy_file: Path,
-        path: str,
-        *,
-        size: int,
-        age: int,
-        backups: int,
-        legacy: bool,
-        users: bool,
-    ) -> "Auditor":
-        """`size` is in megabytes, `age` in days. `BadPolicy`, `OSError` of the policy's file."""
-        found = policy.read(policy_file)
-        sink = StandardOutput() if path == "-" else RotatingFile(
-            Path(path), size=size * MEGABYTE, age=age, backups=backups, clock=time.time
-        )  # fmt: skip
-        return cls(found, Log(sink), legacy=legacy, user=None if users else UNSECURED)
 
     def follow(self, scope: Scope, receive: Receive, send: Send) -> "Trail":
         return Trail(self, scope, receive, send)
@@ -91,15 +80,25 @@ class Auditor:
         self._levels[ruling.level] = self._levels.get(ruling.level, 0) + 1
         return ruling
 
-    def write(self, record: Record, stage: str, moment: float) -> None:
+    def write(self, record: Record, stage: str, moment: float) -> list[Pending]:
+        """What has to be waited for."""
         self._events += 1
-        self._log.add(self._encode(record.at(stage, moment)))
+        made, pending = record.at(stage, moment), []
+        for output in self._outputs:
+            if output.mode == "batch":
+                output.backend.add(output.encode(made))
+            else:
+                kept, told = _awaited()
+                output.backend.add(output.encode(made), told)
+                pending.append(Pending(kept, output.mode == "blocking-strict"))
+        return pending
 
     def failed(self, error: Exception) -> None:
         """A fault of ours, which must not become one of the request's."""
         with contextlib.suppress(OSError):  # the log may be what failed
             log.error("an audit event could not be made", exc_info=error)
-        self._log.lose(1, "it could not be made")
+        for output in self._outputs:
+            output.backend.loss.add(1, "it could not be made")
 
     def collect(self) -> Iterator[Metric]:
         """A source for `Metrics` (`pkg/audit/metrics.go`)."""
@@ -109,8 +108,14 @@ class Auditor:
         lost = CounterMetricFamily(
             "apiserver_audit_error", "Audit events that were not written.", labels=("plugin",)
         )
-        lost.add_metric(("log",), self._log.lost)
+        for output in self._outputs:
+            lost.add_metric((output.backend.plugin,), output.backend.loss.count)
         yield lost
+        yield CounterMetricFamily(
+            "apiserver_audit_requests_rejected",
+            "Requests that were refused because their audit event could not be kept.",
+            value=self.refused,
+        )
         levels = CounterMetricFamily(
             "apiserver_audit_level", "Requests by the level of their audit.", labels=("level",)
         )
@@ -118,13 +123,16 @@ class Auditor:
             levels.add_metric((level,), count)
         yield levels
 
-    def close(self) -> None:
-        """Blocks until what was added is written, for a few seconds at most."""
-        self._log.close()
+    async def close(self) -> None:
+        """Wait until what was added is kept, for some seconds at most."""
+        await asyncio.gather(*(output.backend.close() for output in self._outputs))
 
 
 class Trail:
-    """One request: `begin` once it is known who asks for what, `end` when all is sent."""
+    """One request: `begin` once it is known who asks for what, `end` when all is sent.
+
+    Where it waits for its events, the last of them is kept before the last of its response is sent.
+    """
 
     def __init__(self, auditor: Auditor, scope: Scope, receive: Receive, send: Send) -> None:
         self._auditor = auditor
@@ -133,7 +141,9 @@ class Trail:
         self._send = send
         self._received = auditor.clock()
         scope["failure"] = None  # where the Status of a failure is to be left
-        self._begun = False
+        self._begun = self._ended = False
+        self._pending: list[Pending] = []
+        self._spent = latency.opened()
         self._ruling = policy.NOTHING
         self._record: Record | None = None  # none where nothing is kept
         self._verb = ""
@@ -158,13 +168,35 @@ class Trail:
             self._headers = dict(message.get("headers", ()))
             if self._verb == "watch":
                 self._safely(self._started)
-        elif self._keeps_response and kind in BODIES:
-            self._keep(message.get("body", b""))
+        elif kind in BODIES:
+            if self._keeps_response:
+                self._keep(message.get("body", b""))
+            if self._auditor.waits and not message.get("more_body"):
+                self._finish()
+        if self._pending:
+            await self._settled()
         await self._send(message)
 
     def begin(self) -> None:
         """Judge the request. A user is in the scope by now, where there are users."""
         self._safely(self._begin)
+
+    async def received(self) -> None:
+        """Wait for what `begin` has written. 500 where that must be kept and is not."""
+        if not await self._settled():
+            self._auditor.refused += 1
+            raise status.internal("failed to store audit event")
+
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """The same after `received`."""
+        if not self._pending:
+            return app
+
+        async def held(scope: Scope, receive: Receive, send: Send) -> None:
+            await self.received()
+            await app(scope, receive, send)
+
+        return held
 
     def failed(self, error: Exception) -> None:
         """The request raised an error."""
@@ -172,11 +204,24 @@ class Trail:
             self._panic = str(error)
 
     def end(self) -> None:
-        """Write the last stage. A request that has not begun was refused before."""
+        """Write the last stage, unless that is done."""
+        self._finish()
+        del self._scope["failure"]  # its trace knows the scope: a cycle of all of it
+
+    def _finish(self) -> None:
+        """A request that has not begun was refused before."""
+        if self._ended:
+            return
+        self._ended = True
         if not self._begun:
             self.begin()
         self._safely(self._end)
-        del self._scope["failure"]  # its trace knows the scope: a cycle of all of it
+
+    async def _settled(self) -> bool:
+        """Wait for the events that were written; whether those are kept that must be."""
+        pending, self._pending = self._pending, []
+        found = [await one.kept or not one.strict for one in pending]
+        return all(found)
 
     def _safely(self, step: Callable[[], None]) -> None:
         try:
@@ -198,7 +243,7 @@ class Trail:
                 self._keeps_response = ruling.responses or wanted.verb == "delete"
             if "tried" not in scope:
                 self._write(record, "RequestReceived", self._received)
-        if not self._keeps_response:
+        if not self._keeps_response and (not auditor.waits or wanted.verb == "watch"):
             scope["send_body"] = self._send
 
     def _recorded(self, user: User | None, wanted: Attributes) -> Record:
@@ -250,6 +295,11 @@ class Trail:
             record.status = event.outcome(500, panicked)
             self._write(record, "Panic", now)
             return
+        if (total := now - self._received) > SLOW:
+            spent = {**self._spent, "total": total}
+            record.annotations |= {
+                LATENCY + name: duration.render(seconds) for name, seconds in spent.items()
+            }
         self._write(record, "ResponseComplete", now)
 
     def _complete(self, record: Record) -> None:
@@ -258,6 +308,8 @@ class Trail:
         if (decision := scope.get("decision")) is not None:
             record.annotations[DECISION] = "allow" if decision.allowed else "forbid"
             record.annotations[REASON] = decision.reason
+        if scope.get("undecided"):
+            record.annotations[REASON] = UNDECIDED
         record.annotations |= scope.get("annotations") or {}
         if self._keeps_request:
             found = self._object(b"".join(self._request), scope["fields"])
@@ -309,4 +361,20 @@ class Trail:
 
     def _write(self, record: Record, stage: str, moment: float) -> None:
         if stage not in self._ruling.omitted:
-            self._auditor.write(record, stage, moment)
+            self._pending += self._auditor.write(record, stage, moment)
+
+
+def _awaited() -> tuple[asyncio.Future[bool], Callable[[bool], None]]:
+    """A future, and what any thread may settle it with."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[bool] = loop.create_future()
+
+    def settle(kept: bool) -> None:
+        if not future.done():  # who waited may have gone
+            future.set_result(kept)
+
+    def told(kept: bool) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop may have ended
+            loop.call_soon_threadsafe(settle, kept)
+
+    return future, told

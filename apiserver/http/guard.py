@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from apiserver.api import selectors, status
+from apiserver.api import latency, selectors, status
 from apiserver.api.selectors import Requirement
 from apiserver.auth.attributes import Attributes
 from apiserver.auth.authenticate import Authenticator, Unauthenticated
@@ -44,7 +44,8 @@ class Guard:
                 {},
             )
         try:
-            user: User = await self._authenticator.authenticate(scope)
+            with latency.span("authentication"):
+                user: User = await self._authenticator.authenticate(scope)
         except Unauthenticated as error:
             scope["tried"] = error.tried
             self.attempts["failure"] += 1
@@ -61,8 +62,10 @@ class Guard:
             wanted = wanted._replace(verb=verb)
         user: User = scope["user"]
         try:
-            decision = await self._authorizer.authorize(user, wanted)
+            with latency.span("authorization"):
+                decision = await self._authorizer.authorize(user, wanted)
         except Undecided as error:
+            scope["undecided"] = True
             self.decisions["error"] += 1
             raise status.unavailable(
                 f"the cluster cannot be asked whether this is allowed: {wanted.refusal(user.name)}"

@@ -85,9 +85,10 @@ class Envelope:
             if self._guard is None:
                 _check_origin(scope, fields)
                 info = self._parse(scope)
+                app = self._app if info is None else self._resources
                 if trail is not None:
                     trail.begin()
-                app = self._app if info is None else self._resources
+                    app = trail.before(app)
                 await self._limits.run(
                     lambda: app(scope, receive, answer),
                     info,
@@ -125,6 +126,8 @@ class Envelope:
             trail.begin()
 
         async def call() -> None:
+            if trail is not None:
+                await trail.received()
             await guard.admit(scope, info)
             if refusal is not None:
                 raise refusal

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import storage
+from apiserver.api import latency
 from apiserver.api.resource import Resource
 from apiserver.api.tally import SECONDS, Tally
 from storage import Batch, Condition, Page, Record
@@ -82,7 +83,9 @@ class Measured:
             tally = self.durations.get(operation)
             if tally is None:
                 tally = self.durations[operation] = Tally(SECONDS)
-            tally.add(time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+            tally.add(seconds)
+            latency.spent("etcd", seconds)  # upstream's name for any store
 
     def _operation(self, name: str, key: str) -> Operation:
         for prefix, resource in self._resources.items():

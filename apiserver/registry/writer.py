@@ -13,13 +13,14 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 import storage
-from apiserver.api import encoding, managedfields, metadata, status
+from apiserver.api import encoding, latency, managedfields, metadata, status
 from apiserver.api.status import Cause
 from apiserver.registry import prepare
 from apiserver.registry.gate import Gate
 from apiserver.registry.strategy import Json, Strategy
 
 PAGE = 500  # records that emptying a collection reads at once
+MUTATING, VALIDATING = "mutating-webhook", "validating-webhook"  # as latencies are called
 ATTEMPTS = 8  # names tried for one generateName, as upstream
 
 
@@ -126,14 +127,18 @@ class Writer:
                 now = metadata.now_text(self._clock())
                 prepare.fill(strategy, where.namespace, obj, origin, now=now)
                 if admit is not None:
-                    wanted = await admit.mutate("CREATE", str(meta.get("name") or ""), obj, None)
+                    with latency.span(MUTATING):
+                        wanted = await admit.mutate(
+                            "CREATE", str(meta.get("name") or ""), obj, None
+                        )
                     if wanted != obj:
                         obj, valid = prepare.owned(strategy, wanted, obj), False
                         meta = obj["metadata"]
                 if not valid:
                     _check_valid(where, obj)
                 if admit is not None:
-                    await admit.validate("CREATE", str(meta["name"]), obj, None)
+                    with latency.span(VALIDATING):
+                        await admit.validate("CREATE", str(meta["name"]), obj, None)
             name = str(meta["name"])
             try:
                 data, revision = await self._insert(where, name, obj, given, dry_run=dry_run)
@@ -246,7 +251,8 @@ class Writer:
             record, old = await self._read(where)
             wanted = change(old)
             if admit is not None:
-                changed = await admit.mutate("UPDATE", name, wanted, old)
+                with latency.span(MUTATING):
+                    changed = await admit.mutate("UPDATE", name, wanted, old)
                 if changed != wanted:
                     wanted = prepare.known(where.strategy, changed)
             doubled = metadata.dedup_owners(wanted["metadata"])
@@ -256,7 +262,8 @@ class Writer:
             wanted = prepare.merge(where.strategy, name, old, wanted, subresource)
             told = (*doubled, *prepare.warnings(where.strategy, wanted, old))
             if admit is not None:
-                await admit.validate("UPDATE", name, wanted, old)
+                with latency.span(VALIDATING):
+                    await admit.validate("UPDATE", name, wanted, old)
             if prepare.gone(where.strategy, wanted):
                 data = await self._remove(where, record, wanted, dry_run=dry_run)
                 if data is None:
@@ -302,8 +309,10 @@ class Writer:
             if where.name in strategy.immortal:
                 raise status.forbidden(resource, where.name, "this namespace may not be deleted")
             if admit is not None:
-                await admit.mutate("DELETE", where.name, None, old)
-                await admit.validate("DELETE", where.name, None, old)
+                with latency.span(MUTATING):
+                    await admit.mutate("DELETE", where.name, None, old)
+                with latency.span(VALIDATING):
+                    await admit.validate("DELETE", where.name, None, old)
             held = [*(meta.get("finalizers") or []), *finalizers]
             if not held and not strategy.linger(old):
                 data = await self._remove(where, record, old, dry_run=dry_run)

@@ -1,5 +1,6 @@
 """What an audit policy says of a request, how an event is worded, and how the log rotates."""
 
+import asyncio
 import os
 import threading
 import time
@@ -395,47 +396,47 @@ def gate() -> Iterator[Gate]:
     made.open.set()
 
 
-def test_a_full_queue_drops_what_comes_and_counts_it(gate: Gate) -> None:
+async def test_a_full_queue_drops_what_comes_and_counts_it(gate: Gate) -> None:
     written = Log(gate, lines=3, size=100)
     written.add(b"first\n")
     deadline = time.monotonic() + 10
     while written._queue and time.monotonic() < deadline:  # the thread holds one already
-        time.sleep(0.001)
+        await asyncio.sleep(0.001)
     for number in range(5):
         written.add(b"%d\n" % number)
-    assert written.lost == 2
+    assert written.loss.count == 2
     gate.open.set()
-    written.close()
+    await written.close()
     assert gate.lines == [b"first", b"0", b"1", b"2"]
     assert gate.closed
 
 
-def test_the_queue_is_bounded_in_bytes_too(gate: Gate) -> None:
+async def test_the_queue_is_bounded_in_bytes_too(gate: Gate) -> None:
     written = Log(gate, size=100)
     written.add(b"x" * 101)
-    assert written.lost == 1
+    assert written.loss.count == 1
     gate.open.set()
-    written.close()
+    await written.close()
     assert gate.lines == []
 
 
-def test_what_the_sink_refuses_is_counted_and_the_next_is_tried(gate: Gate) -> None:
+async def test_what_the_sink_refuses_is_counted_and_the_next_is_tried(gate: Gate) -> None:
     gate.open.set()
     written = Log(gate)
     written.add(b"bad\n")
     deadline = time.monotonic() + 10
-    while not written.lost and time.monotonic() < deadline:
-        time.sleep(0.001)
+    while not written.loss.count and time.monotonic() < deadline:
+        await asyncio.sleep(0.001)
     written.add(b"good\n")
-    written.close()
-    assert (written.lost, gate.lines) == (1, [b"good"])
+    await written.close()
+    assert (written.loss.count, gate.lines) == (1, [b"good"])
 
 
-def test_many_lines_are_one_write(gate: Gate) -> None:
+async def test_many_lines_are_one_write(gate: Gate) -> None:
     written = Log(gate)
     for _ in range(100):
         written.add(b"x" * 1023 + b"\n")
     gate.open.set()
-    written.close()
+    await written.close()
     assert len(gate.lines) == 100
     assert gate.writes <= 3

@@ -16,8 +16,12 @@ import websockets
 from starlette.requests import ClientDisconnect
 
 from apiserver import main
+from apiserver.api import latency
+from apiserver.api.duration import parse
+from apiserver.audit import event
 from apiserver.audit import policy as audit_policy
 from apiserver.audit.log import Log
+from apiserver.audit.outputs import Output
 from apiserver.cluster.access import BadAccess
 from apiserver.http import audit
 from apiserver.http.admission import Admission
@@ -357,13 +361,13 @@ def rules(tmp_path: Path) -> Path:
     return tmp_path / "policy.yaml"
 
 
-def test_to_standard_output_as_text(rules: Path, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_to_standard_output_as_text(rules: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = Settings(
         standalone=True, audit_policy_file=rules, audit_log_path="-", audit_log_format="legacy"
     )
     auditor = main.auditor(settings)
     assert auditor is not None
-    follow(auditor)
+    await follow(auditor)
     assert [line.split()[1] for line in capfd.readouterr().out.splitlines()] == ["AUDIT:"] * 2
 
 
@@ -407,24 +411,24 @@ def asked() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def follow(auditor: Auditor, error: Exception | None = None) -> None:
+async def follow(auditor: Auditor, error: Exception | None = None) -> None:
     """One request from its start to its end."""
     trail = auditor.follow(asked(), nothing, nothing)
     trail.begin()
     if error is not None:
         trail.failed(error)
     trail.end()
-    auditor.close()
+    await auditor.close()
 
 
 def into(sink: Lines) -> Auditor:
     rules = audit_policy.parse(ALL.encode(), "policy.yaml")
-    return Auditor(rules, Log(sink), user=UNSECURED)
+    return Auditor(rules, [Output(Log(sink), event.as_json)], user=UNSECURED)
 
 
-def last_of(error: Exception) -> dict[str, Any]:
+async def last_of(error: Exception) -> dict[str, Any]:
     sink = Lines()
-    follow(into(sink), error)
+    await follow(into(sink), error)
     found: dict[str, Any] = json.loads(sink.data.splitlines()[-1])
     return found
 
@@ -456,14 +460,14 @@ async def test_an_answer_that_is_too_large_is_left_out(
     for part in (body[:9], body[9:]):
         await trail.send({"type": "http.response.body", "body": part})
     trail.end()
-    auditor.close()
+    await auditor.close()
     last = json.loads(sink.data.splitlines()[-1])
     assert last.get("responseObject") == (json.loads(SMALL) if kept else None)
     assert last.get("annotations") == (None if kept else {"audit.k8s.io/truncated": "true"})
 
 
-def test_an_error_that_nobody_foresaw_is_a_panic() -> None:
-    last = last_of(ZeroDivisionError("division by zero"))
+async def test_an_error_that_nobody_foresaw_is_a_panic() -> None:
+    last = await last_of(ZeroDivisionError("division by zero"))
     assert last["stage"] == "Panic"
     assert last["responseStatus"] == {
         "metadata": {},
@@ -474,8 +478,8 @@ def test_an_error_that_nobody_foresaw_is_a_panic() -> None:
     }
 
 
-def test_a_client_that_left_before_an_answer_is_none() -> None:
-    last = last_of(ClientDisconnect())
+async def test_a_client_that_left_before_an_answer_is_none() -> None:
+    last = await last_of(ClientDisconnect())
     assert last["stage"] == DONE
     assert last["responseStatus"]["message"] == "Connection closed early"
 
@@ -501,7 +505,59 @@ async def test_what_webhooks_annotate_stands_in_the_event() -> None:
     )
     said["label.example.com/why"] = "because"
     trail.end()
-    auditor.close()
+    await auditor.close()
     first, last = (json.loads(line) for line in sink.data.splitlines())
     assert "annotations" not in first
     assert last["annotations"] == {"label.example.com/why": "because"}
+
+
+async def test_AU04_a_slow_request_tells_where_its_time_went() -> None:
+    for total, told in ((0.5, False), (1.25, True)):
+        sink, moments = Lines(), iter((100.0, 100.0 + total))
+        rules = audit_policy.parse(ALL.encode(), "policy.yaml")
+        outputs = [Output(Log(sink), event.as_json)]
+        auditor = Auditor(rules, outputs, user=UNSECURED, clock=moments.__next__)
+        trail = auditor.follow(asked(), nothing, nothing)
+        trail.begin()
+        latency.spent("etcd", 0.25)
+        latency.spent("etcd", 0.0625)
+        trail.end()
+        await auditor.close()
+        last = json.loads(sink.data.splitlines()[-1])
+        expected = {
+            "apiserver.latency.k8s.io/etcd": "312.5ms",
+            "apiserver.latency.k8s.io/total": "1.25s",
+        }
+        assert last.get("annotations") == (expected if told else None)
+
+
+async def test_AU04_where_the_cluster_cannot_be_asked_the_reason_says_so(
+    tmp_path: Path, own_etcd: EtcdServer
+) -> None:
+    (tmp_path / "policy.yaml").write_text(ALL)
+    place, log = Place(tmp_path), tmp_path / "audit.log"
+    replica = Replica(
+        place, "alone", "--etcd-servers", own_etcd.endpoint,
+        "--audit-policy-file", str(tmp_path / "policy.yaml"), "--audit-log-path", str(log),
+    )  # fmt: skip
+    try:
+        await place.start()
+        await replica.start()
+        await replica.until_ready()
+        assert place.standin is not None
+        await place.standin.kill()
+        async with place.client(replica, place.certificates.user("editor")) as http:
+            answer = await http.get(POLICIES)
+        assert answer.status_code == 503
+        last = (await events_of(log, answer.headers["audit-id"]))[-1]
+        assert last["responseStatus"]["code"] == 503
+        annotations = last["annotations"]
+        assert annotations.pop("authorization.k8s.io/reason") == "internal error"
+        # It was tried again for a while.
+        spent = {name.partition("/")[2]: parse(text) for name, text in annotations.items()}
+        assert spent.keys() == {"authentication", "authorization", "total"}
+        assert 1 < spent["authorization"] <= spent["total"]
+    finally:
+        for process in (replica, place.standin):
+            if process is not None and process.running:
+                await process.kill()

@@ -53,7 +53,12 @@ NEEDED = (
     *((verb, "", "namespaces", "", "", OWN) for verb in ("get", "list", "watch")),
     *(
         (verb, "admissionregistration.k8s.io", kind, "", "", OWN)
-        for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations")
+        for kind in (
+            "mutatingwebhookconfigurations",
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings",
+            "validatingwebhookconfigurations",
+        )
         for verb in ("list", "watch")
     ),
     *((verb, "", "resourcequotas", "", "", OWN) for verb in ("list", "watch")),

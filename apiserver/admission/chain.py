@@ -1,4 +1,4 @@
-"""What a write passes before it is stored: quotas, webhooks that change it, webhooks that judge it.
+"""What a write passes before it is stored: webhooks that change it, quotas, policies and webhooks.
 
 k8s.io/apiserver `pkg/admission/plugin/webhook`: those that change are asked one after the other,
 and once more where they wish, after another has changed the object; those that judge all at once.
@@ -11,10 +11,11 @@ from typing import Any
 
 import structlog
 
-from apiserver.admission import conditions, quota, webhooks
+from apiserver.admission import conditions, judge, policies, quota, webhooks
 from apiserver.admission.call import Answer, Caller, Failed
 from apiserver.admission.cel.evaluator import Evaluator
-from apiserver.admission.webhooks import Webhook
+from apiserver.admission.policies import Asked, Binding, Policy
+from apiserver.admission.webhooks import Webhook, labels_of
 from apiserver.api import json_patch, status
 from apiserver.api.identity import new_uid
 from apiserver.api.resource import Resource
@@ -27,6 +28,8 @@ from apiserver.cluster.informer import Informer
 ROOT = "/apis/admissionregistration.k8s.io/v1"
 MUTATING = f"{ROOT}/mutatingwebhookconfigurations"
 VALIDATING = f"{ROOT}/validatingwebhookconfigurations"
+POLICIES = f"{ROOT}/validatingadmissionpolicies"
+BINDINGS = f"{ROOT}/validatingadmissionpolicybindings"
 QUOTAS = "/api/v1/resourcequotas"
 
 log = structlog.get_logger()
@@ -49,6 +52,7 @@ class Plugins:
         self._find = find
         self._mutating = _Configurations(cluster, MUTATING)
         self._validating = _Configurations(cluster, VALIDATING)
+        self._policies = _Policies(cluster)
         self._quotas = Informer(cluster, QUOTAS)
         self._namespaces = namespaces
         self._caller = Caller()
@@ -56,7 +60,8 @@ class Plugins:
 
     @property
     def informers(self) -> tuple[Informer, ...]:
-        return self._mutating.informer, self._validating.informer, self._quotas
+        configurations = self._mutating.informer, self._validating.informer
+        return *configurations, *self._policies.informers, self._quotas
 
     @property
     def ready(self) -> bool:
@@ -78,14 +83,15 @@ class Plugins:
         """
         if not self.ready:
             raise status.unavailable(
-                "the webhook configurations and quotas of the cluster are not known yet"
+                "the webhooks, policies and quotas of the cluster are not known yet"
             )
         quotas = [
             found
             for key, found in self._quotas.objects.items()
             if key.startswith(f"{wanted.namespace}/")
         ]
-        if not (self._mutating.webhooks or self._validating.webhooks or quotas):
+        in_force = self._policies.in_force
+        if not (self._mutating.webhooks or self._validating.webhooks or in_force or quotas):
             return None
         return Review(
             user=user,
@@ -95,7 +101,8 @@ class Plugins:
             dry_run=dry_run,
             mutating=self._mutating.webhooks,
             validating=self._validating.webhooks,
-            namespace=await self._labels(wanted.namespace),
+            policies=in_force,
+            namespace=await self._namespace(wanted.namespace),
             quotas=quotas,
             count=count,
             caller=self._caller,
@@ -106,13 +113,26 @@ class Plugins:
         await self._caller.close()
         await self._evaluator.close()
 
-    async def _labels(self, namespace: str) -> Mapping[str, str]:
-        """Those by which webhooks choose; of a namespace that is too new to be known, looked up."""
-        if not namespace:
-            return {}
-        found = await self._find(namespace) or {}
-        labels: Mapping[str, str] = (found.get("metadata") or {}).get("labels") or {}
-        return labels
+    async def _namespace(self, name: str) -> Mapping[str, Any] | None:
+        """By whose labels webhooks and policies choose; one too new to be known is looked up."""
+        return await self._find(name) if name else None
+
+
+class _Policies:
+    """Clusters before Kubernetes 1.30 have none."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.informers = tuple(
+            Informer(cluster, path, optional=True, changed=self._read)
+            for path in (POLICIES, BINDINGS)
+        )
+        self.in_force: list[tuple[Policy, list[Binding]]] = []
+
+    def _read(self) -> None:
+        found, bound = ([obj for _, obj in sorted(i.objects.items())] for i in self.informers)
+        self.in_force = policies.in_force(
+            map(policies.parse_policy, found), map(policies.parse_binding, bound)
+        )
 
 
 class _Configurations:
@@ -148,7 +168,8 @@ class Review:
     dry_run: bool
     mutating: Sequence[Webhook]
     validating: Sequence[Webhook]
-    namespace: Mapping[str, str]
+    policies: Sequence[tuple[Policy, Sequence[Binding]]]
+    namespace: Mapping[str, Any] | None
     quotas: Sequence[Mapping[str, Any]]
     count: Callable[[], int]
     caller: Caller
@@ -176,9 +197,11 @@ class Review:
         return obj or {}
 
     async def validate(self, operation: str, name: str, obj: Json | None, old: Json | None) -> None:
-        """Raise where a quota or a webhook is against it."""
+        """Raise where a quota, a policy or a webhook is against it."""
         if operation == "CREATE":
             quota.check(self.quotas, self.resource, name, self.count)
+        if self.policies:
+            await self._judge(operation, name, obj, old)
         concerned = await self._concerned(self.validating, operation, name, obj, old)
         answers = await asyncio.gather(
             *(self._ask(webhook, operation, name, obj, old) for webhook in concerned),
@@ -187,6 +210,20 @@ class Review:
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
+
+    async def _judge(self, operation: str, name: str, obj: Json | None, old: Json | None) -> None:
+        asked = Asked(
+            operation=operation,
+            wanted=self.wanted,
+            name=name,
+            namespace=labels_of(self.namespace or {}),
+            objects=(obj, old),
+        )
+        variables = conditions.variables(self._request(operation, name, obj, old), self.namespace)
+        outcome = await judge.judge(self.policies, asked, variables, self.user, self.evaluator)
+        self.warnings += outcome.warnings
+        self.annotations |= outcome.annotations
+        outcome.check(self.resource, name)
 
     async def _concerned(
         self,
@@ -197,10 +234,11 @@ class Review:
         old: Json | None,
     ) -> list[Webhook]:
         """403 where that cannot be told of one whose policy is to fail."""
+        labels = labels_of(self.namespace or {})
         return [
             webhook
             for webhook in found
-            if webhook.concerns(operation, self.wanted, self.namespace, (obj, old))
+            if webhook.concerns(operation, self.wanted, labels, (obj, old))
             and await self._matches(webhook, operation, name, obj, old)
         ]
 

@@ -12,6 +12,7 @@ from apiserver.auth.user import User
 
 OBJECTS = ("object", "oldObject", "uid")  # of an AdmissionRequest, and not of `request`
 OPTIONAL = ("subResource", "requestSubResource", "name", "namespace")  # left out where empty
+HIDDEN = ("managedFields", "ownerReferences", "selfLink")
 
 Json = dict[str, Any]
 
@@ -38,13 +39,18 @@ def judged(conditions: Sequence[str], results: Sequence[Result]) -> bool:
     if any(result.value is False for result in results):
         return False
     errors = [
-        result.error or f"expression '{condition}' resulted in error: must evaluate to bool"
+        error(condition, result)
         for condition, result in zip(conditions, results, strict=True)
         if result.value is not True
     ]
     if errors:
         raise Erred(errors[0] if len(errors) == 1 else f"[{', '.join(dict.fromkeys(errors))}]")
     return True
+
+
+def error(expression: str, result: Result) -> str:
+    """Of a result that is neither true nor false."""
+    return result.error or f"expression '{expression}' resulted in error: must evaluate to bool"
 
 
 def variables(request: Json, namespace: Mapping[str, Any] | None = None) -> Json:
@@ -59,11 +65,21 @@ def variables(request: Json, namespace: Mapping[str, Any] | None = None) -> Json
     return {
         "object": request["object"],
         "oldObject": request["oldObject"],
-        "namespaceObject": namespace,
+        "namespaceObject": namespace and _shown(namespace),
         "request": {
             key: value
             for key, value in request.items()
             if key not in OBJECTS and (value or key not in OPTIONAL)
         },
         "authorizer": {"requestResource": checked},
+    }
+
+
+def _shown(namespace: Mapping[str, Any]) -> Json:
+    """What upstream shows of a namespace."""
+    meta = namespace.get("metadata") or {}
+    return {
+        "metadata": {key: value for key, value in meta.items() if key not in HIDDEN},
+        "spec": namespace.get("spec") or {},
+        "status": namespace.get("status") or {},
     }

@@ -74,9 +74,9 @@ class Webhook:
     ) -> bool:
         """Whether it is to be asked; by the labels of the namespace and of either object."""
         return bool(self.broken) or (
-            any(rule.covers(operation, wanted) for rule in self.rules)
+            any(found.covers(operation, wanted) for found in self.rules)
             and (not wanted.namespace or self.namespaces.matches(namespace))
-            and any(self.objects.matches(_labels(obj)) for obj in objects if obj is not None)
+            and any(self.objects.matches(labels_of(obj)) for obj in objects if obj is not None)
         )
 
 
@@ -120,7 +120,7 @@ def _webhook(owner: str, name: str, found: Json, *, fail: bool) -> Webhook:
         configuration=owner,
         url=_url(client),
         authority=authority,
-        rules=tuple(map(_rule, found.get("rules") or ())),
+        rules=tuple(map(rule, found.get("rules") or ())),
         namespaces=selector(found.get("namespaceSelector")),
         objects=selector(found.get("objectSelector")),
         fail=fail,
@@ -145,7 +145,7 @@ def _url(client: Json) -> str:
     return f"https://{host}:{service.get('port') or 443}/{path.lstrip('/')}"
 
 
-def _rule(found: Json) -> Rule:
+def rule(found: Json) -> Rule:
     return Rule(
         frozenset(found.get("operations") or ()),
         frozenset(found.get("apiGroups") or ()),
@@ -173,6 +173,6 @@ def selector(found: Json | None) -> Selector:
     return Selector(tuple(sorted(wanted)))
 
 
-def _labels(obj: Json) -> Mapping[str, str]:
+def labels_of(obj: Json) -> Mapping[str, str]:
     found: Mapping[str, str] = (obj.get("metadata") or {}).get("labels") or {}
     return found

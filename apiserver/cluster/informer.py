@@ -23,7 +23,8 @@ class Informer:
     """The objects of a collection by `namespace/name`, or by name; `changed` is called after each.
 
     `synced` once they have been listed. What was known stays known while the cluster is away;
-    `failure` tells why it cannot be followed at the moment, and `lost` whether that lasts.
+    `failure` tells why it cannot be followed at the moment, and `lost` whether that lasts. One that
+    is `optional` has no objects where the cluster does not serve it, until it does.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class Informer:
         path: str,
         *,
         selector: str = "",
+        optional: bool = False,
         changed: Callable[[], None] = lambda: None,
         rand: random.Random | None = None,
     ) -> None:
@@ -43,6 +45,7 @@ class Informer:
         self._cluster = cluster
         self._path = path
         self._query = {"fieldSelector": selector} if selector else {}
+        self._optional = optional
         self._changed = changed
         self._rand = rand or random.Random()
 
@@ -55,7 +58,11 @@ class Informer:
                 revision = await self._watch(revision)
             except Refused as error:
                 revision = "" if error.code in (404, 410) else revision
-                self._failed(error)
+                absent = error.code == 404 and self._optional
+                if absent and not self.failure:
+                    log.info("the cluster does not serve it", path=self._path)
+                self.synced = self.synced or absent
+                self._failed(error, told=absent)
             except Unreachable as error:
                 self._failed(error)
             # After an end in order too: one that ends every watch must not be hammered.
@@ -65,9 +72,10 @@ class Informer:
     def lost(self) -> bool:
         return bool(self.failure) and asyncio.get_running_loop().time() > self._failing + PATIENCE
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, *, told: bool = False) -> None:
         if not self.failure:
             self._failing = asyncio.get_running_loop().time()
+        if not self.failure and not told:
             log.warning(
                 "cannot follow the cluster",
                 path=self._path,

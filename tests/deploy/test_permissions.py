@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from apiserver.admission.chain import BINDINGS, MUTATING, QUOTAS, VALIDATING
+from apiserver.admission.chain import POLICIES as VALIDATING_POLICIES
 from enforcer.model import NAMESPACES, PODS, POLICIES
 from tests.deploy.rendering import Object, by_name, of_kind
 
@@ -88,6 +90,12 @@ def test_the_enforcer_may_follow_what_it_follows_and_change_nothing(objects: lis
     for path in (NAMESPACES, PODS, POLICIES):
         assert all(may(objects, role, verb, *resource_of(path)) for verb in READ), path
     assert all(set(rule["verbs"]) <= set(READ) for rule in rules(objects, role))
+
+
+def test_the_server_may_follow_what_admits_writes(objects: list[Object]) -> None:
+    role = "networkpolicys:apiserver"
+    for path in (NAMESPACES, MUTATING, VALIDATING, VALIDATING_POLICIES, BINDINGS, QUOTAS):
+        assert all(may(objects, role, verb, *resource_of(path)) for verb in READ), path
 
 
 def test_the_server_may_change_nothing_but_tell_of_itself(objects: list[Object]) -> None:

@@ -47,6 +47,8 @@ VERBS = {"get", "list", "watch", "create", "update", "patch", "delete", "deletec
 ADMISSION = {
     "mutatingwebhookconfigurations": "MutatingWebhookConfiguration",
     "validatingwebhookconfigurations": "ValidatingWebhookConfiguration",
+    "validatingadmissionpolicies": "ValidatingAdmissionPolicy",
+    "validatingadmissionpolicybindings": "ValidatingAdmissionPolicyBinding",
     "resourcequotas": "ResourceQuota",
 }
 READABLE = ("/api", "/apis", "/openapi", "/version", "/healthz", "/livez", "/readyz")
@@ -398,7 +400,7 @@ class StandIn:
             case ["api", "v1", "namespaces", inside, "pods", *rest]:
                 return await self.pod(request, inside, rest)
             case ["apis", "admissionregistration.k8s.io", "v1", kind] | ["api", "v1", kind] if (
-                kind in ADMISSION
+                kind in ADMISSION and not (self.folder / f"without-{kind}").exists()
             ):
                 return self.admission[kind].answer(request)
             case ["api", "v1", "namespaces", "kube-system", "configmaps"]:

@@ -1,0 +1,197 @@
+"""ValidatingAdmissionPolicies of the cluster: row AD-02."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cluster.conftest import POLICIES, World, policy, started
+from tests.cluster.hooks import RULE, configured, webhook
+from tests.storage.etcd_cluster import EtcdServer
+
+KINDS = ("validatingadmissionpolicies", "validatingadmissionpolicybindings")
+DENIED = "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: "
+WEB = "object.spec.podSelector.app != 'web'"
+
+
+@contextlib.asynccontextmanager
+async def bound(
+    world: World, *validations: dict[str, Any], binding: dict[str, Any] | None = None, **spec: Any
+) -> AsyncIterator[None]:
+    """A policy for what is created and updated, and what puts it into force."""
+    rule = {**RULE, "operations": ["CREATE", "UPDATE"]}
+    made = {
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]}, "validations": list(validations), **spec,
+        }
+    }  # fmt: skip
+    put = {"spec": {"policyName": "p", "validationActions": ["Deny"], **(binding or {})}}
+    policies, bindings = KINDS
+    async with configured(world, **{policies: ("p", made), bindings: ("b", put)}):
+        yield
+
+
+async def test_AD02_a_policy_denies(world: World, admin: httpx.AsyncClient, name: str) -> None:
+    async with bound(world, {"expression": "true"}, {"expression": WEB, "message": " no web "}):
+        refused = await admin.post(POLICIES, json=policy(name))
+        message = f'networkpolicys.net.alpha.kubernetes.io "{name}" is forbidden: {DENIED}no web'
+        assert refused.status_code == 422, refused.text
+        assert refused.json() == {
+            "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": "Invalid", "code": 422,
+            "details": {
+                "name": name, "group": "net.alpha.kubernetes.io", "kind": "networkpolicys",
+                "causes": [{"message": f"{DENIED}no web"}],
+            },
+        }  # fmt: skip
+        other = policy(name)
+        other["spec"]["podSelector"] = {"app": "db"}
+        assert (await admin.post(POLICIES, json=other)).status_code == 201
+        merge = {"Content-Type": "application/merge-patch+json"}
+        changed = await admin.patch(f"{POLICIES}/{name}", json=policy(name), headers=merge)
+        assert changed.status_code == 422
+        assert (await admin.delete(f"{POLICIES}/{name}")).status_code == 200  # no rule for it
+
+
+@pytest.mark.parametrize(
+    ("validation", "code", "message"),
+    [
+        ({"expression": f" {WEB} "}, 422, f"failed expression: {WEB}"),
+        ({"expression": WEB, "reason": "Forbidden"}, 403, f"failed expression: {WEB}"),
+        (
+            {"expression": WEB, "messageExpression": "'no ' + variables.app", "message": "m"},
+            422,
+            "no web",
+        ),
+        ({"expression": WEB, "messageExpression": "'a\\nb'", "message": "m"}, 422, "m"),
+        ({"expression": WEB, "messageExpression": "object.none", "message": "m"}, 422, "m"),
+        ({"expression": "variables.app == 'db'"}, 422, "failed expression: variables.app == 'db'"),
+        (
+            {"expression": "namespaceObject.metadata.name != 'team-a'"},
+            422,
+            "failed expression: namespaceObject.metadata.name != 'team-a'",
+        ),
+        ({"expression": "variables.late"}, 422, 'composited variable "late" fails to evaluate: '),
+        ({"expression": "object.none"}, 422, "expression 'object.none' resulted in error: no such"),
+        ({"expression": "1 +"}, 422, "compilation error: "),
+        ({"expression": "1"}, 422, "expression '1' resulted in error: must evaluate to bool"),
+        ({"expression": "params == null"}, 201, ""),
+    ],
+)
+async def test_what_a_validation_says(
+    world: World, admin: httpx.AsyncClient, name: str, validation: dict[str, Any], code: int,
+    message: str,
+) -> None:  # fmt: skip
+    variables = [
+        {"name": "labels", "expression": "object.spec.podSelector"},
+        {"name": "app", "expression": "variables.labels.app"},
+        {"name": "late", "expression": "object.none"},
+    ]
+    async with bound(world, validation, variables=variables):
+        answer = await admin.post(POLICIES, json=policy(name))
+    assert answer.status_code == code, answer.text
+    if code != 201:
+        assert DENIED + message in answer.json()["message"]
+
+
+@pytest.mark.parametrize("policy_of", ["Fail", "Ignore"])
+async def test_AD02_an_error_is_for_the_failure_policy(
+    world: World, admin: httpx.AsyncClient, name: str, policy_of: str
+) -> None:
+    failing = {"failurePolicy": policy_of}
+    params = {"paramRef": {"name": "x", "parameterNotFoundAction": "Allow"}}
+    kind = {"apiVersion": "v1", "kind": "ConfigMap"}
+    broken = {"objectSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}
+    cases: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+        ("object.none", {}, {}, "no such key: none"),
+        ("true", {"matchConditions": [{"name": "c", "expression": "object.none"}]}, {}, "none"),
+        ("true", {"paramKind": kind}, params, "failed to configure binding: parameters of"),
+        ("true", {}, {"matchResources": broken}, "failed to configure binding: "),
+        ("true", {"matchConstraints": broken}, {}, "failed to configure policy: "),
+        (
+            "true",
+            {"auditAnnotations": [{"key": "k", "valueExpression": "object.no"}]},
+            {},
+            "no",
+        ),
+    ]
+    for number, (validation, spec, binding, why) in enumerate(cases):
+        async with bound(world, {"expression": validation}, binding=binding, **failing, **spec):
+            answer = await admin.post(POLICIES, json=policy(f"{name}-{number}"))
+            if policy_of == "Ignore":
+                assert answer.status_code == 201, answer.text
+            else:
+                assert answer.status_code == 422, answer.text
+                assert why in answer.json()["message"]
+
+
+async def test_conditions_and_selectors_narrow_a_policy(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    no, other = {"expression": "false"}, {"matchLabels": {"no": "such"}}
+    here = {**RULE, "resourceNames": [f"{name}-named"]}
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"matchConditions": [{"name": "c", "expression": "object.metadata.name == 'x'"}]}, {}),
+        ({}, {"matchResources": {"objectSelector": other}}),
+        ({}, {"matchResources": {"namespaceSelector": other}}),
+        ({}, {"matchResources": {"resourceRules": [here]}}),
+        ({}, {"matchResources": {"excludeResourceRules": [RULE]}}),
+        ({}, {"policyName": "another"}),
+    ]
+    for number, (spec, binding) in enumerate(cases):
+        async with bound(world, no, binding=binding, **spec):
+            made = await admin.post(POLICIES, json=policy(f"{name}-{number}"))
+            assert made.status_code == 201, made.text
+    async with bound(world, no, binding={"matchResources": {"resourceRules": [here]}}):
+        assert (await admin.post(POLICIES, json=policy(f"{name}-named"))).status_code == 422
+
+
+async def test_a_policy_may_only_warn_and_note(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    warn = {"validationActions": ["Warn", "Audit"]}
+    async with bound(world, {"expression": WEB, "message": "no web"}, binding=warn):
+        made = await admin.post(POLICIES, json=policy(name))
+        assert made.status_code == 201, made.text
+        assert made.headers["warning"] == (
+            "299 - \"Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': no web\""
+        )
+
+
+async def test_policies_come_between_the_webhooks(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    labelled = {"expression": "object.metadata.labels.from != 'webhook'", "message": "seen"}
+    async with (
+        webhook(world, "label", mutating=True),
+        webhook(world, "deny"),
+        bound(world, labelled),
+    ):
+        refused = await admin.post(POLICIES, json=policy(name))
+        assert refused.status_code == 422, refused.text
+        assert refused.json()["message"].endswith(f"{DENIED}seen")
+
+
+async def test_a_cluster_without_policies(tmp_path: Path, own_etcd: EtcdServer, name: str) -> None:
+    missing = [tmp_path / f"without-{kind}" for kind in KINDS]
+    for file in missing:
+        file.touch()
+    async for world in started(tmp_path, own_etcd):  # both servers become ready
+        async with world.place.client(world.replica, token="admin-token") as http:
+            async with bound(world, {"expression": "false"}):
+                assert (await http.post(POLICIES, json=policy(name))).status_code == 201
+                for file in missing:
+                    file.unlink()  # the cluster is upgraded
+                async with asyncio.timeout(30):
+                    number = 0
+                    while True:
+                        number += 1
+                        made = await http.post(POLICIES, json=policy(f"{name}-{number}"))
+                        if made.status_code == 422:
+                            break
+                        await asyncio.sleep(0.2)
+            await http.delete(POLICIES)

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from apiserver import files
 from apiserver.api import status
 from apiserver.cache.cacher import Cacher
 from apiserver.http import access, discovery, probes, storage_metrics
@@ -37,7 +38,7 @@ from apiserver.registry.namespaces import NamespaceController
 from apiserver.registry.reader import Reader
 from apiserver.registry.strategies import EXTENSION, STRATEGIES
 from apiserver.registry.writer import Writer
-from storage import Store
+from storage import Renewable, Store
 
 if TYPE_CHECKING:  # what it takes to speak with a cluster is not loaded without one
     from apiserver.extension import Extension
@@ -81,6 +82,7 @@ def create_app(
     """
     strategies = STRATEGIES if extension is None else EXTENSION
     served = [strategy.resource for strategy in strategies]
+    engine = store
     store = measured = Measured(store, served)
     cacher = Cacher(store=store, resources=served)
     gate: Gate = NamespaceGate(store=store, cacher=cacher)
@@ -97,6 +99,9 @@ def create_app(
             work["namespace controller"] = controller.run()
         else:
             work |= extension.tasks()
+        if isinstance(engine, Renewable) and engine.files:
+            what = "client certificate for the store"
+            work[what] = files.follow(engine.files, engine.renew, what=what)
         if tuning.compaction:
             work["compaction"] = history.compact(
                 store, retention=tuning.retention, interval=tuning.compaction

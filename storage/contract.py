@@ -7,9 +7,10 @@ One log: every write of the whole store gets one revision, a positive integer la
 before it, also across restarts. Revision 0 never names a state.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 
 class StorageError(Exception):
@@ -189,3 +190,18 @@ class Store(Protocol):
     @property
     def name(self) -> str:
         """The engine, as flags and metrics call it: `etcd`, `sqlite`, `postgresql`, `memory`."""
+
+
+@runtime_checkable
+class Renewable(Protocol):
+    """A store whose credentials may be replaced while it is open."""
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Where they are, if there are any."""
+
+    def renew(self) -> None:
+        """Read them again; nobody who reads, writes or watches is to notice.
+
+        `OSError`, `ValueError`: then all stays as it was.
+        """

@@ -27,7 +27,8 @@ from storage.contract import (
     Unavailable,
 )
 from storage.etcd_client import EtcdClient
-from storage.etcd_stream import Ended, EtcdStream
+from storage.etcd_credentials import CredentialFiles
+from storage.etcd_stream import Ended, EtcdStream, Moved
 from storage.etcd_watch import MARK, Progression, tells_progress
 from storage.joined import Joined
 
@@ -56,7 +57,9 @@ class EtcdStore:
         keyfile: Path | None = None,
         rand: random.Random | None = None,
     ) -> None:
-        self._client = EtcdClient(endpoints, cafile=cafile, certfile=certfile, keyfile=keyfile)
+        files = CredentialFiles(cafile, certfile, keyfile)
+        self.files: Sequence[Path] = files.paths
+        self._client = EtcdClient(endpoints, files=files)
         self._pb = self._client.pb
         self._prefix = f"/{path}" if (path := prefix.strip("/")) else ""
         self._rand = rand or random.Random()
@@ -125,11 +128,15 @@ class EtcdStore:
         reached, delay = after, RETRY[0]
         while True:
             at = self._client.at
-            with contextlib.suppress(Ended, Unavailable):
+            try:
                 async with contextlib.aclosing(self._watch_at(at, prefix, reached)) as batches:
                     async for batch in batches:
                         reached, delay = batch.revision, RETRY[0]
                         yield batch
+            except Moved:
+                continue
+            except (Ended, Unavailable):
+                pass
             self._client.leave(at)
             await asyncio.sleep(delay * (0.5 + self._rand.random()))
             delay = min(delay * 2, RETRY[1])
@@ -180,6 +187,9 @@ class EtcdStore:
             raise FutureRevision(await self.revision()) from None
         except Compacted:
             return
+
+    def renew(self) -> None:
+        self._client.renew()
 
     def counted(self) -> Mapping[str, int]:
         return {"watch_streams": self._opened}

@@ -4,56 +4,51 @@ A request goes to the member that answered last, and to the next when that fails
 only where it is known to have had no effect.
 """
 
+import asyncio
 from collections.abc import Coroutine, Sequence
-from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 
 from storage import etcd_proto
-from storage.contract import Compacted, FutureRevision, NotSent, TooLarge, Unavailable
+from storage.contract import (
+    Compacted,
+    FutureRevision,
+    NotSent,
+    StorageError,
+    TooLarge,
+    Unavailable,
+)
+from storage.etcd_credentials import CredentialFiles
+from storage.etcd_member import SILENT, WITH_LEADER, EtcdMember
 from storage.etcd_stream import EtcdStream
 
-# A member that no longer hears from a leader refuses at once, before it does anything.
-WITH_LEADER = grpc.aio.Metadata(("hasleader", "true"))
 NO_EFFECT = ("failed to connect to all addresses", "etcdserver: no leader")
-SILENT = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-Options = Sequence[tuple[str, int]]
-# Keepalive finds a member that is cut off. etcd allows a ping every 5 s.
-OPTIONS: Options = (
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.keepalive_time_ms", 6_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.min_reconnect_backoff_ms", 3_000),  # so long a connection may take
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
-# A watch takes one message in a turn of the event loop. Where that is slower than they come, etcd
-# must be made to wait soon: then it puts all that has come meanwhile into one message.
-STREAM: Options = (("grpc.http2.bdp_probe", 0),)
+PROBE = 0.5  # seconds between two looks whether a member takes new credentials
+PROBE_TIMEOUT = 3.0  # seconds that it has for an answer
+SAY_AFTER = 20  # looks, after which that is said
+GRACE = 15.0  # seconds that calls with old credentials have to end: more than any may take
+
+log = structlog.get_logger()
 
 
 class EtcdClient:
     """`pb` are the messages; `at` is the member that is asked, by its place among the endpoints."""
 
-    def __init__(
-        self,
-        endpoints: Sequence[str],
-        *,
-        cafile: Path | None = None,
-        certfile: Path | None = None,
-        keyfile: Path | None = None,
-    ) -> None:
-        self.pb, stubs = etcd_proto.load()
-        credentials = _credentials(cafile, certfile, keyfile)
-        self._channels = [_channel(endpoint, credentials) for endpoint in endpoints]
-        self._kv = [stubs.KVStub(channel) for channel in self._channels]
-        self._streams = [_channel(endpoint, credentials, STREAM) for endpoint in endpoints]
-        self._watch = [stubs.WatchStub(channel) for channel in self._streams]
-        self._maintenance = [stubs.MaintenanceStub(channel) for channel in self._channels]
+    def __init__(self, endpoints: Sequence[str], *, files: CredentialFiles) -> None:
+        """`OSError`, `StorageError` where the files cannot be used."""
+        self.pb, self._stubs = etcd_proto.load()
+        self._files = files
+        try:
+            credentials = files.read()
+        except ValueError as error:
+            raise StorageError(str(error)) from error
+        self._members = [EtcdMember(place, credentials, self._stubs) for place in endpoints]
         self.at = 0
+        self._moving: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def read(self, request: Any, *, seconds: float) -> Coroutine[Any, Any, Any]:
         """A range, linearizable. `Compacted`, `FutureRevision`, `Unavailable`."""
@@ -71,7 +66,8 @@ class EtcdClient:
     async def version(self, at: int, *, seconds: float) -> str:
         """The version of a member; empty where it does not say. `Unavailable` if it is silent."""
         try:
-            status = await self._maintenance[at].Status(self.pb.StatusRequest(), timeout=seconds)
+            asking = self.pb.StatusRequest()
+            status = await self._members[at].maintenance.Status(asking, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             if error.code() in SILENT:
                 raise Unavailable(f"etcd: {error.details()}") from error
@@ -80,25 +76,69 @@ class EtcdClient:
 
     def watch(self, at: int, *, marker: bytes, trusted: bool) -> EtcdStream:
         """A stream for a watch at a member. It ends when the member loses its leader."""
-        call = self._watch[at].Watch(metadata=WITH_LEADER)
-        return EtcdStream(call, marker=marker, trusted=trusted)
+        return self._members[at].watch(marker=marker, trusted=trusted)
 
     def leave(self, at: int) -> None:
         """That member does not answer: ask the next, if nobody has moved on yet."""
         if self.at == at:
-            self.at = (at + 1) % len(self._channels)
+            self.at = (at + 1) % len(self._members)
+
+    def renew(self) -> None:
+        """Go over to what the files hold now, at each member as soon as that takes it.
+
+        Until then it is asked with the credentials from before: it may know the new authority only
+        after a restart. `OSError`, `ValueError`: then all stays as it is.
+        """
+        credentials = self._files.read()
+        for task in self._moving:
+            task.cancel()
+        self._moving = [
+            self._begin(self._move(at, credentials), "etcd credentials")
+            for at in range(len(self._members))
+        ]
 
     async def close(self) -> None:
-        for channel in (*self._channels, *self._streams):
-            await channel.close()
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for member in self._members:
+            await member.close()
+
+    async def _move(self, at: int, credentials: grpc.ChannelCredentials | None) -> None:
+        old = self._members[at]
+        fresh = EtcdMember(old.endpoint, credentials, self._stubs)
+        looks = 0
+        try:
+            while not await fresh.takes_us(self.pb.StatusRequest(), seconds=PROBE_TIMEOUT):
+                looks += 1
+                if looks == SAY_AFTER:
+                    log.warning(
+                        "a member of etcd is away or refuses the new certificate; what was before"
+                        " stays there until it takes that",
+                        member=old.endpoint,
+                    )
+                await asyncio.sleep(PROBE)
+        except asyncio.CancelledError:
+            await fresh.close()
+            raise
+        self._members[at] = fresh
+        log.info("a member of etcd has taken the new certificate", member=old.endpoint)
+        self._begin(old.leave(seconds=GRACE), "old etcd connections")
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _send(
         self, name: str, request: Any, seconds: float, *, read: bool, revision: int = 0
     ) -> Any:
-        for left in reversed(range(len(self._kv))):
+        for left in reversed(range(len(self._members))):
             at = self.at
             try:
-                call = getattr(self._kv[at], name)
+                call = getattr(self._members[at].kv, name)
                 return await call(request, timeout=seconds, metadata=WITH_LEADER)
             except grpc.aio.AioRpcError as error:
                 details = error.details() or ""
@@ -114,23 +154,3 @@ class EtcdClient:
                     kind = NotSent if void else Unavailable
                     raise kind(f"etcd: {error.code().name}: {details}") from error
         raise AssertionError("an etcd client has endpoints")
-
-
-def _credentials(
-    cafile: Path | None, certfile: Path | None, keyfile: Path | None
-) -> grpc.ChannelCredentials | None:
-    if not (cafile or certfile):
-        return None
-    read = [path.read_bytes() if path else None for path in (cafile, keyfile, certfile)]
-    return grpc.ssl_channel_credentials(*read)
-
-
-def _channel(
-    endpoint: str, credentials: grpc.ChannelCredentials | None, more: Options = ()
-) -> grpc.aio.Channel:
-    options = (*OPTIONS, *more)
-    scheme, _, address = endpoint.rpartition("://")
-    if scheme == "https" or (credentials and scheme != "http"):
-        secure = credentials or grpc.ssl_channel_credentials()
-        return grpc.aio.secure_channel(address, secure, options=options)
-    return grpc.aio.insecure_channel(address, options=options)

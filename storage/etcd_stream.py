@@ -6,6 +6,7 @@ What this process itself has committed is such news: it need not be waited for u
 import asyncio
 import contextlib
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import grpc.aio
@@ -17,17 +18,30 @@ class Ended(Exception):
     """The member has ended the stream, or it is out of reach."""
 
 
+class Moved(Ended):
+    """It is to be opened again, with other credentials."""
+
+
 class EtcdStream:
     """`call` is the open stream. It must be closed.
 
     A write to the key `marker` shows on it after all that was written before; `trusted` says
-    whether the progress that its member tells can be believed.
+    whether the progress that its member tells can be believed. `closed` is told of its end.
     """
 
-    def __init__(self, call: Any, *, marker: bytes, trusted: bool) -> None:
+    def __init__(
+        self,
+        call: Any,
+        *,
+        marker: bytes,
+        trusted: bool,
+        closed: Callable[["EtcdStream"], None] | None = None,
+    ) -> None:
         self.marker = marker
         self.trusted = trusted
         self._call = call
+        self._closed = closed
+        self._moved = False
         self._writing = asyncio.Lock()
         self._news = asyncio.Event()
         self._taken = asyncio.Event()
@@ -46,10 +60,17 @@ class EtcdStream:
         """There is other news."""
         self._news.set()
 
+    def move(self) -> None:
+        """Have it opened again, whatever has come and is not taken."""
+        self._moved = True
+        self._news.set()
+
     async def next(self) -> Any:
-        """The next response; None where there is other news. `Ended`."""
+        """The next response; None where there is other news. `Ended`, `Moved`."""
         if not self._responses and not self._reader.done():
             await self._news.wait()
+        if self._moved:
+            raise Moved
         self._news.clear()
         if not self._responses:
             if self._reader.done():
@@ -61,6 +82,8 @@ class EtcdStream:
     async def close(self) -> None:
         self._call.cancel()
         self._reader.cancel()
+        if self._closed is not None:
+            self._closed(self)
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def _write(self, request: Any) -> None:

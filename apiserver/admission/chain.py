@@ -14,6 +14,7 @@ import structlog
 from apiserver.admission import conditions, judge, policies, quota, webhooks
 from apiserver.admission.call import Answer, Caller, Failed
 from apiserver.admission.cel.evaluator import Evaluator
+from apiserver.admission.parameters import Parameters
 from apiserver.admission.policies import Asked, Binding, Policy
 from apiserver.admission.webhooks import Webhook, labels_of
 from apiserver.api import json_patch, status
@@ -57,6 +58,7 @@ class Plugins:
         self._namespaces = namespaces
         self._caller = Caller()
         self._evaluator = Evaluator(authorizer)
+        self._parameters = Parameters(cluster)
 
     @property
     def informers(self) -> tuple[Informer, ...]:
@@ -107,6 +109,7 @@ class Plugins:
             count=count,
             caller=self._caller,
             evaluator=self._evaluator,
+            parameters=self._parameters,
         )
 
     async def close(self) -> None:
@@ -174,6 +177,7 @@ class Review:
     count: Callable[[], int]
     caller: Caller
     evaluator: Evaluator
+    parameters: Parameters
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)
 
@@ -220,7 +224,9 @@ class Review:
             objects=(obj, old),
         )
         variables = conditions.variables(self._request(operation, name, obj, old), self.namespace)
-        outcome = await judge.judge(self.policies, asked, variables, self.user, self.evaluator)
+        outcome = await judge.judge(
+            self.policies, asked, variables, self.user, self.evaluator, self.parameters
+        )
         self.warnings += outcome.warnings
         self.annotations |= outcome.annotations
         outcome.check(self.resource, name)

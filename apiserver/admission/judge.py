@@ -14,6 +14,7 @@ import structlog
 
 from apiserver.admission import conditions
 from apiserver.admission.cel.evaluator import Evaluator, Failed, Result
+from apiserver.admission.parameters import Parameters, Unknown
 from apiserver.admission.policies import Asked, Binding, Policy, Validation
 from apiserver.api import status
 from apiserver.api.resource import Resource
@@ -69,6 +70,7 @@ async def judge(
     variables: Json,
     user: User,
     evaluator: Evaluator,
+    parameters: Parameters,
 ) -> Outcome:
     """`variables` are those of `conditions`."""
     outcome = Outcome()
@@ -82,26 +84,26 @@ async def judge(
         for binding in bindings:
             if not binding.match.covers(asked):
                 continue
-            if why := binding.broken or _parameters(policy, binding):
-                _misconfigured(outcome, policy, binding, why)
+            try:
+                if binding.broken:
+                    raise Unknown(binding.broken)
+                found = await parameters.find(
+                    policy.kind, binding.reference, asked.wanted.namespace
+                )
+            except Unknown as error:
+                _misconfigured(outcome, policy, binding, str(error))
                 continue
-            verdict = await _evaluated(policy, {**variables, "params": None}, user, evaluator)
-            _act(outcome, policy, binding, verdict)
-            for key, value in verdict.annotations:
-                values = noted.setdefault(key, [])
-                if value not in values:
-                    values.append(value)
+            for params in found:
+                verdict = await _evaluated(policy, {**variables, "params": params}, user, evaluator)
+                _act(outcome, policy, binding, verdict)
+                for key, value in verdict.annotations:
+                    values = noted.setdefault(key, [])
+                    if value not in values:
+                        values.append(value)
         outcome.annotations |= {
             f"{policy.name}/{key}": ", ".join(values) for key, values in noted.items()
         }
     return outcome
-
-
-def _parameters(policy: Policy, binding: Binding) -> str:
-    """Why they cannot be had. A binding that names none has null, as upstream."""
-    if policy.param_kind and binding.params:
-        return f"parameters of kind {policy.param_kind} are not read by this server"
-    return ""
 
 
 def _misconfigured(outcome: Outcome, policy: Policy, binding: Binding | None, why: str) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
+from apiserver.admission import parameters
+from apiserver.admission.parameters import Kind, Reference
 from apiserver.admission.webhooks import Rule, conditions, labels_of, rule, selector
 from apiserver.auth.attributes import Attributes
 from policy import Selector
@@ -72,7 +74,7 @@ class Validation(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """`fail` is whether an error refuses the request; `param_kind` what it has parameters of."""
+    """`fail` is whether an error refuses the request; `kind` what it has parameters of."""
 
     name: str
     fail: bool
@@ -81,19 +83,19 @@ class Policy:
     variables: tuple[tuple[str, str], ...] = ()
     validations: tuple[Validation, ...] = ()
     annotations: tuple[tuple[str, str], ...] = ()
-    param_kind: str = ""
+    kind: Kind | None = None
     broken: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Puts a policy into force; `params` is whether it names its parameters."""
+    """Puts a policy into force, with the parameters that it refers to."""
 
     name: str
     policy: str
     match: Match = Match()
     actions: tuple[str, ...] = ()
-    params: bool = False
+    reference: Reference | None = None
     broken: str = ""
 
 
@@ -109,7 +111,7 @@ def parse_policy(found: Json) -> Policy:
             variables=_pairs(spec.get("variables"), "name", "expression"),
             validations=tuple(map(_validation, spec.get("validations") or ())),
             annotations=_pairs(spec.get("auditAnnotations"), "key", "valueExpression"),
-            param_kind=str((spec.get("paramKind") or {}).get("kind") or ""),
+            kind=parameters.kind(spec.get("paramKind")),
         ),
         lambda why: Policy(name=name, fail=fail, broken=why),
     )
@@ -124,7 +126,7 @@ def parse_binding(found: Json) -> Binding:
             policy=policy,
             match=_match(spec.get("matchResources")),
             actions=tuple(map(str, spec.get("validationActions") or ())),
-            params=bool(spec.get("paramRef")),
+            reference=parameters.reference(spec.get("paramRef")),
         ),
         lambda why: Binding(name=name, policy=policy, broken=why),
     )

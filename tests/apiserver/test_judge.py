@@ -8,6 +8,7 @@ import pytest
 from apiserver.admission import policies
 from apiserver.admission.cel.evaluator import Evaluator
 from apiserver.admission.judge import FAILURE, Outcome, judge
+from apiserver.admission.parameters import Parameters
 from apiserver.admission.policies import Asked
 from apiserver.auth.attributes import Attributes
 from apiserver.auth.user import User
@@ -44,7 +45,8 @@ async def judged(
     ]
     in_force = policies.in_force([policy], bound)
     variables = {"object": OBJECT, "oldObject": None, "request": {}, "authorizer": {}}
-    return await judge(in_force, ASKED, variables, User("bob"), evaluator)
+    nowhere = Parameters(None)  # type: ignore[arg-type]
+    return await judge(in_force, ASKED, variables, User("bob"), evaluator, nowhere)
 
 
 def noting(*expressions: str) -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ from tests.storage.etcd_cluster import EtcdServer
 
 KINDS = ("validatingadmissionpolicies", "validatingadmissionpolicybindings")
 DENIED = "ValidatingAdmissionPolicy 'p' with binding 'b' denied request: "
+CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap"}
 WEB = "object.spec.podSelector.app != 'web'"
 
 
@@ -103,13 +104,15 @@ async def test_AD02_an_error_is_for_the_failure_policy(
     world: World, admin: httpx.AsyncClient, name: str, policy_of: str
 ) -> None:
     failing = {"failurePolicy": policy_of}
-    params = {"paramRef": {"name": "x", "parameterNotFoundAction": "Allow"}}
-    kind = {"apiVersion": "v1", "kind": "ConfigMap"}
+    secret, none = {"paramRef": {"name": "x"}}, "failed to configure binding: no params found"
+    may_not = "failed to configure binding: v1, Kind=Secret: 403: "
     broken = {"objectSelector": {"matchExpressions": [{"key": "a", "operator": "Near"}]}}
     cases: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         ("object.none", {}, {}, "no such key: none"),
         ("true", {"matchConditions": [{"name": "c", "expression": "object.none"}]}, {}, "none"),
-        ("true", {"paramKind": kind}, params, "failed to configure binding: parameters of"),
+        ("true", {"paramKind": CONFIG_MAP}, secret, none),
+        ("true", {"paramKind": {**CONFIG_MAP, "kind": "Secret"}}, secret, may_not),
+        ("true", {"paramKind": {**CONFIG_MAP, "kind": "Zebra"}}, secret, "Kind=Zebra` not known"),
         ("true", {}, {"matchResources": broken}, "failed to configure binding: "),
         ("true", {"matchConstraints": broken}, {}, "failed to configure policy: "),
         (
@@ -148,6 +151,42 @@ async def test_conditions_and_selectors_narrow_a_policy(
             assert made.status_code == 201, made.text
     async with bound(world, no, binding={"matchResources": {"resourceRules": [here]}}):
         assert (await admin.post(POLICIES, json=policy(f"{name}-named"))).status_code == 422
+
+
+async def test_a_policy_reads_its_parameters(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    allowed = {
+        "expression": "object.spec.podSelector.app in params.data.apps.split(',')",
+        "messageExpression": "'not of ' + params.data.apps",
+    }
+
+    async def put(place: str, which: str, apps: str) -> None:
+        meta = {"namespace": place, "name": which, "labels": {"for": "policies"}}
+        await world.place.control("parameters", {"metadata": meta, "data": {"apps": apps}})
+
+    async def with_params(**reference: Any) -> httpx.Response:
+        binding = {"paramRef": reference}
+        async with bound(world, allowed, binding=binding, paramKind=CONFIG_MAP):
+            return await admin.post(POLICIES, json=policy(name), params={"dryRun": "All"})
+
+    named = {"name": "apps", "parameterNotFoundAction": "Deny"}
+    missing = await with_params(**named)
+    assert "no params found for policy binding with `Deny`" in missing.json()["message"]
+    assert (await with_params(**{**named, "parameterNotFoundAction": "Allow"})).status_code == 201
+    await put("team-a", "apps", "db,web")
+    assert (await with_params(**named)).status_code == 201
+    await put("team-a", "apps", "db")
+    assert (await with_params(**named)).json()["message"].endswith(f"{DENIED}not of db")
+    await put("central", "apps", "web")
+    assert (await with_params(**named, namespace="central")).status_code == 201
+    # Each that is selected has to agree.
+    chosen = {"selector": {"matchLabels": {"for": "policies"}}, "parameterNotFoundAction": "Deny"}
+    assert (await with_params(**chosen)).json()["message"].endswith(f"{DENIED}not of db")
+    assert (await with_params(**chosen, namespace="central")).status_code == 201
+    # What a binding without a reference sees is null.
+    async with bound(world, {"expression": "params == null"}, paramKind=CONFIG_MAP):
+        assert (await admin.post(POLICIES, json=policy(name))).status_code == 201
 
 
 async def test_a_policy_may_only_warn_and_note(

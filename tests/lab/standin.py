@@ -199,6 +199,7 @@ class StandIn:
         self.namespaces = Collection("Namespace", journal)
         self.pods = Collection("Pod", journal)
         self.config_maps = Collection("ConfigMap", journal)
+        self.parameters: dict[tuple[str, str], Json] = {}
         self.admission = {key: Collection(kind, journal) for key, kind in ADMISSION.items()}
         self.reviewed: list[Json] = []
         self.events: list[Json] = []
@@ -288,6 +289,10 @@ class StandIn:
                 return JSONResponse({"asked": list(self.asked)})
             case "reviewed":
                 return JSONResponse({"reviewed": self.reviewed})
+            case "parameters":
+                made = await request.json()
+                meta = made["metadata"]
+                self.parameters[meta["namespace"], meta["name"]] = made
             case "admission":
                 kind, name = (request.query_params[key] for key in ("kind", "name"))
                 body = await request.body()
@@ -350,7 +355,12 @@ class StandIn:
             case ["api"]:
                 return JSONResponse({"kind": "APIVersions", "versions": ["v1"]})
             case ["api", "v1"]:
-                return JSONResponse(resources("v1", ("namespaces", "Namespace", "ns", False)))
+                listed = (
+                    ("namespaces", "Namespace", "ns", False),
+                    ("configmaps", "ConfigMap", "cm", True),
+                )
+                secrets = "secrets", "Secret", "", True
+                return JSONResponse(resources("v1", *listed, secrets))
             case ["apis"]:
                 version = {"groupVersion": f"{GROUP}/{VERSION}", "version": VERSION}
                 group = {"name": GROUP, "versions": [version], "preferredVersion": version}
@@ -405,6 +415,18 @@ class StandIn:
                 return self.admission[kind].answer(request)
             case ["api", "v1", "namespaces", "kube-system", "configmaps"]:
                 return self.config_maps.answer(request)
+            case ["api", "v1", "namespaces", inside, "configmaps", name]:
+                found = self.parameters.get((inside, name))
+                if found is not None:
+                    return JSONResponse(found)
+            case ["api", "v1", "namespaces", inside, "configmaps"]:
+                key, _, value = request.query_params["labelSelector"].partition("=")
+                items = [
+                    made
+                    for (where, _), made in self.parameters.items()
+                    if where == inside and made["metadata"]["labels"].get(key) == value
+                ]
+                return JSONResponse({"kind": "ConfigMapList", "items": items})
         return refuse(404, "NotFound", "the server could not find the requested resource")
 
     async def pod(self, request: Request, inside: str, rest: list[str]) -> Response:

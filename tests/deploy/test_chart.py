@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.rendering import CHART, Object, by_name, charted, of_kind, run
+from tests.deploy.rendering import CHART, Object, by_name, charted, container, of_kind, run
 
 WHOLE = ("--set", "namespace.create=true")
 ETCDS = ",".join(f"https://etcd-{n}.example.com:2379" for n in range(3))
@@ -63,18 +63,27 @@ def test_in_another_namespace_nothing_speaks_of_the_first() -> None:
 def test_an_enforcer_of_your_own_and_more_flags() -> None:
     made = charted(
         *("--set", "enforcer.enabled=false", "--set", "apiserver.replicas=3"),
+        *("--set", "monitoring.enabled=true"),
         *("--set", "apiserver.extraArgs={--max-requests-inflight=800}"),
     )
-    assert not of_kind(made, "DaemonSet")
+    assert not of_kind(made, "DaemonSet", "PodMonitor")
     (deployment,) = of_kind(made, "Deployment")
     assert deployment["spec"]["replicas"] == 3
     (server,) = deployment["spec"]["template"]["spec"]["containers"]
     assert server["args"][-1] == "--max-requests-inflight=800"
 
 
+def test_another_port_for_probes_and_metrics() -> None:
+    enforcer = container(charted("--set", "enforcer.metricsPort=19999"), "enforcer")
+    assert [port["containerPort"] for port in enforcer["ports"]] == [19999]
+    values = {entry["name"]: entry.get("value") for entry in enforcer["env"]}
+    assert values["NETPOL_METRICS_BIND_ADDRESS"] == "[$(HOST_IP)]:19999"
+
+
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
+        ("enforcer.metricsPort=0", "metricsPort"),
         ("certificates.provider=secret", "caBundle"),
         ("etcd.enabled=false", "servers"),
         ("apiserver.replica=3", "replica"),

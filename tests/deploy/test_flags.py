@@ -14,6 +14,7 @@ import yaml
 
 from apiserver.settings import Settings
 from enforcer import main as enforcer_main
+from enforcer.endpoint import DEFAULT
 from tests.deploy.rendering import DEPLOY, ROOT, Object, container
 from tests.storage.newer_etcd import NEWER
 
@@ -100,6 +101,7 @@ def test_of_docker_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     url = f"http://{settings.host}:{settings.insecure_port}"
     assert enforcer_takes(services["enforcer"]["command"], {})["server"] == url
     assert any(url in word for word in services["apiserver"]["healthcheck"]["test"])
+    assert any(DEFAULT in word for word in services["enforcer"]["healthcheck"]["test"])
     assert f"--listen-client-urls={settings.etcd_servers}" in services["etcd"]["command"]
 
 

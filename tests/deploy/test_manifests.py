@@ -7,12 +7,14 @@ import pytest
 
 from apiserver.server import DRAIN
 from apiserver.settings import Settings
+from enforcer import show
+from enforcer.endpoint import Endpoint
 from tests.deploy.rendering import Object, by_name, of_kind
 
 # The oldest that the chart takes, and the newest whose schemas there are.
 RELEASES = ("1.27", "1.37")
 # Their definitions come with cert-manager and with the Prometheus operator.
-CUSTOM = {"Certificate", "Issuer", "PrometheusRule", "ServiceMonitor"}
+CUSTOM = {"Certificate", "Issuer", "PodMonitor", "PrometheusRule", "ServiceMonitor"}
 WORKLOADS = ("Deployment", "DaemonSet", "StatefulSet")
 
 
@@ -73,6 +75,18 @@ def test_selectors_budgets_and_monitors_mean_the_pods_that_are_made(
         assert {endpoint["port"] for endpoint in monitor["spec"]["endpoints"]} <= ports
         # The alerts and the dashboard know it by that name.
         assert service["metadata"]["name"] == monitor["metadata"]["name"]
+    (monitor,) = of_kind(made, "PodMonitor")
+    selected = monitor["spec"]["selector"]["matchLabels"].items()
+    (agents,) = (
+        w
+        for w in of_kind(made, *WORKLOADS)
+        if selected <= w["spec"]["template"]["metadata"]["labels"].items()
+    )
+    ports = {p["name"] for p in agents["spec"]["template"]["spec"]["containers"][0]["ports"]}
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in ports
+    jobs = [r["replacement"] for r in endpoint["relabelings"] if r["targetLabel"] == "job"]
+    assert jobs == [monitor["metadata"]["name"]] == [agents["metadata"]["name"]]
 
 
 def test_every_mount_has_its_volume_and_every_secret_is_made(objects: list[Object]) -> None:
@@ -96,6 +110,22 @@ def test_probes_name_ports_of_their_containers(objects: list[Object]) -> None:
             for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
                 if probe in container:
                     assert container[probe]["httpGet"]["port"] in ports
+
+
+@pytest.mark.parametrize("address", ["10.0.0.7", "fd00::7"])
+def test_the_enforcer_serves_where_the_kubelet_asks(objects: list[Object], address: str) -> None:
+    (pod,) = (pod for pod in pods(objects).values() if pod.get("hostNetwork"))
+    (container,) = pod["containers"]
+    (given,) = (e for e in container["env"] if e["name"] == show.VARIABLE)
+    endpoint = Endpoint.parse(given["value"].replace("$(HOST_IP)", address))
+    (port,) = container["ports"]
+    # A probe without a host goes to the address of the pod, which is the node's.
+    assert endpoint == Endpoint(address, port["containerPort"])
+    assert container["livenessProbe"]["httpGet"] == {"path": "/livez", "port": port["name"]}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": port["name"]}
+    # A name is expanded only by what stands before it.
+    names = [entry["name"] for entry in container["env"]]
+    assert names.index("HOST_IP") < names.index(show.VARIABLE)
 
 
 def test_a_pod_ends_before_the_kubelet_ends_it(variants: dict[str, list[Object]]) -> None:

@@ -12,14 +12,17 @@ import promql_parser as promql
 import pytest
 import yaml
 
+from enforcer.metrics import Metrics
 from tests.deploy.rendering import DEPLOY
+from tests.enforcer.reporting import BRIDGE, Clock, enforcing
 from tests.lab.processes import Server
 from tests.storage.etcd_cluster import EtcdServer
 
 MONITORING = DEPLOY / "monitoring"
 POLICIES = "/apis/net.alpha.kubernetes.io/v1alpha1/namespaces/default/networkpolicys"
-# What Prometheus adds to each sample, and the metric that it makes of each scrape.
-TARGET = {"job", "instance", "namespace", "pod"}
+# What Prometheus adds to each sample, with the node of an enforcer, and the metric that it makes of
+# each scrape.
+TARGET = {"job", "instance", "namespace", "pod", "node"}
 PROMETHEUS = {"up": set[str]()}
 
 
@@ -93,14 +96,26 @@ async def metrics(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str
     finally:
         await asyncio.shield(server.stop())
         etcd.kill()
-    return published(text) | published(theirs) | PROMETHEUS
+    return published(text) | published(theirs) | published(await of_an_enforcer()) | PROMETHEUS
+
+
+async def of_an_enforcer() -> str:
+    """What an enforcer publishes that has met everything."""
+
+    async def denied() -> dict[str, int]:
+        return {"new": 1}
+
+    status = enforcing(Clock())
+    status.bypass([BRIDGE])
+    content, _ = await Metrics(status, denied=denied).exposition()
+    return content.decode()
 
 
 def test_questions_are_about_metrics_and_labels_that_are_published(
     metrics: dict[str, set[str]],
 ) -> None:
     asked = [found for question in questions() for found in selectors(promql.parse(question))]
-    assert len(asked) > 30
+    assert len(asked) > 50
     for name, labels in asked:
         assert name in metrics, name
         shown = metrics[name]
@@ -138,3 +153,12 @@ def test_panels_do_not_overlap_and_take_what_the_dashboard_offers() -> None:
     assert max(x for x, _ in taken) < 24
     assert len({panel["id"] for panel in loaded["panels"]}) == len(loaded["panels"])
     assert Path(MONITORING / "dashboard.json").read_text().endswith("}\n")
+
+
+def test_each_alert_of_enforcers_says_which_node() -> None:
+    of_enforcers = [rule for rule in rules() if "networkpolicys-enforcer" in rule["expr"]]
+    assert len(of_enforcers) >= 10
+    for rule in of_enforcers:
+        # A policy that is wrong is so on every node.
+        if rule["alert"] != "NetworkpolicysInvalid":
+            assert "$labels.node" in rule["annotations"]["summary"], rule["alert"]

@@ -153,9 +153,7 @@ def test_a_commit_that_fails_makes_it_unready_until_one_succeeds(clock: Clock) -
     for _ in range(2):
         status.committing()
         status.commit_failed("No space left on device")
-    assert failing(status) == {
-        "commit": "attempt 2 failed: No space left on device"
-    }
+    assert failing(status) == {"commit": "attempt 2 failed: No space left on device"}
     # The old state stays, and the change is still waited for.
     assert document(status)["enforced"]["revisions"]["pods"] == "10"
     assert document(status)["pending"]["changes"] is True

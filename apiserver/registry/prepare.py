@@ -54,13 +54,18 @@ def fill(
     strategy.prepare(obj)
 
 
+SPOILT = (
+    ".metadata.managedFields was in an invalid state after admission; this could be caused by an"
+    " outdated mutating admission controller; please fix your requests: failed to validate managed"
+    " fields: "
+)
 OWNED = ("name", "generateName", "namespace", "uid", "creationTimestamp", "generation")
 
 
 def owned(strategy: Strategy, wanted: Json, filled: Json) -> Json:
     """An object as webhooks want it, but for what is the server's and what no schema knows."""
     meta, was = {**wanted["metadata"]}, filled["metadata"]
-    for name in (*OWNED, *NEVER_SENT, "managedFields"):
+    for name in (*OWNED, *NEVER_SENT):
         if name in was:
             meta[name] = was[name]
         else:
@@ -72,6 +77,19 @@ def owned(strategy: Strategy, wanted: Json, filled: Json) -> Json:
         if "status" in filled:
             made["status"] = filled["status"]
     return known(strategy, made)
+
+
+def recorded(wanted: Json, before: Json) -> tuple[Json, list[str]]:
+    """An object as webhooks want it, with a record of managers that can be read; the warning.
+
+    What they change belongs to nobody: the record is made before they are asked
+    (`handlers/fieldmanager/admission.go`).
+    """
+    meta, was = wanted["metadata"], before["metadata"].get("managedFields")
+    why = managedfields.problem(meta.get("managedFields"))
+    meta = {**meta}
+    set_managed(meta, was if why else meta.get("managedFields"))
+    return {**wanted, "metadata": meta}, [SPOILT + why] if why else []
 
 
 def known(strategy: Strategy, obj: Json) -> Json:

@@ -132,8 +132,10 @@ class Writer:
                             "CREATE", str(meta.get("name") or ""), obj, None
                         )
                     if wanted != obj:
+                        wanted, spoilt = prepare.recorded(wanted, obj)
                         obj, valid = prepare.owned(strategy, wanted, obj), False
                         meta = obj["metadata"]
+                        doubled += [*spoilt, *metadata.dedup_owners(meta)]
                 if not valid:
                     _check_valid(where, obj)
                 if admit is not None:
@@ -250,17 +252,19 @@ class Writer:
         while True:
             record, old = await self._read(where)
             wanted = change(old)
+            spoilt: list[str] = []
             if admit is not None:
                 with latency.span(MUTATING):
                     changed = await admit.mutate("UPDATE", name, wanted, old)
                 if changed != wanted:
+                    changed, spoilt = prepare.recorded(changed, wanted)
                     wanted = prepare.known(where.strategy, changed)
             doubled = metadata.dedup_owners(wanted["metadata"])
             asked = wanted["metadata"].get("resourceVersion")
             if asked and _revision(asked) != record.revision:
                 raise status.conflict(resource, name)
             wanted = prepare.merge(where.strategy, name, old, wanted, subresource)
-            told = (*doubled, *prepare.warnings(where.strategy, wanted, old))
+            told = (*spoilt, *doubled, *prepare.warnings(where.strategy, wanted, old))
             if admit is not None:
                 with latency.span(VALIDATING):
                     await admit.validate("UPDATE", name, wanted, old)

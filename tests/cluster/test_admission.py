@@ -73,6 +73,69 @@ async def test_what_is_the_servers_is_not_a_webhooks(
         assert "deletionTimestamp" not in made.json()["metadata"]
 
 
+MERGE = {"Content-Type": "application/merge-patch+json"}
+APPLY = {"Content-Type": "application/apply-patch+yaml"}
+
+
+async def test_SSA16_what_a_webhook_changes_is_nobodys(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    mine = {"fieldManager": "me"}
+    async with webhook(world, "label", mutating=True):
+        made = await admin.post(POLICIES, json=policy(name), params=mine)
+        (entry,) = made.json()["metadata"]["managedFields"]
+        assert "f:metadata" not in entry["fieldsV1"]
+        change = {"metadata": {"annotations": {"a": "b"}}}
+        changed = await admin.patch(f"{POLICIES}/{name}", json=change, params=mine, headers=MERGE)
+        (entry,) = changed.json()["metadata"]["managedFields"]
+        assert entry["fieldsV1"]["f:metadata"] == {"f:annotations": {".": {}, "f:a": {}}}
+        assert changed.json()["metadata"]["labels"] == {"from": "webhook"}
+    # So whoever applies it meets no conflict.
+    meta = {"name": name, "labels": {"from": "elsewhere"}}
+    body = {
+        "apiVersion": "net.alpha.kubernetes.io/v1alpha1", "kind": "NetworkPolicy", "metadata": meta,
+    }  # fmt: skip
+    other = {"fieldManager": "other"}
+    applied = await admin.patch(f"{POLICIES}/{name}", json=body, params=other, headers=APPLY)
+    assert applied.status_code == 200, applied.text
+
+
+async def test_SSA16_a_record_that_a_webhook_spoils_is_put_back(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    applied = {
+        "apiVersion": "net.alpha.kubernetes.io/v1alpha1", "kind": "NetworkPolicy",
+        **policy(f"{name}-2"),
+    }  # fmt: skip
+    async with webhook(world, "misrecord", mutating=True):
+        for answer in (
+            await admin.post(POLICIES, json=policy(name), params={"fieldManager": "me"}),
+            await admin.patch(
+                f"{POLICIES}/{name}", json={"metadata": {"labels": {"a": "b"}}},
+                params={"fieldManager": "me"}, headers=MERGE,
+            ),
+            await admin.patch(
+                f"{POLICIES}/{name}-2", json=applied,
+                params={"fieldManager": "me"}, headers=APPLY,
+            ),
+        ):  # fmt: skip
+            assert answer.status_code in (200, 201), answer.text
+            assert (
+                "managedFields was in an invalid state after admission"
+                in (answer.headers["warning"])
+            )
+            assert {e["manager"] for e in answer.json()["metadata"]["managedFields"]} == {"me"}
+    async with webhook(world, "record", mutating=True):
+        change = {"metadata": {"labels": {"a": "c"}}}
+        answer = await admin.patch(f"{POLICIES}/{name}", json=change, headers=MERGE)
+        assert "warning" not in answer.headers
+        (entry,) = answer.json()["metadata"]["managedFields"]
+        assert entry["manager"] == "hook"
+        made = await admin.post(POLICIES, json=policy(f"{name}-3"))
+        (entry,) = made.json()["metadata"]["managedFields"]
+        assert entry["manager"] == "hook"
+
+
 async def test_one_webhook_sees_what_another_made(
     world: World, admin: httpx.AsyncClient, name: str
 ) -> None:

@@ -316,6 +316,12 @@ class StandIn:
             case "label":
                 answer |= patching("/metadata/labels", {"from": "webhook"})
                 answer["warnings"] = ["labelled"]
+            case "record":
+                entry: Json = {"manager": "hook", "operation": "Update", "apiVersion": "v1"}
+                entry |= {"fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {}}}
+                answer |= patching("/metadata/managedFields", [entry])
+            case "misrecord":
+                answer |= patching("/metadata/managedFields", [{"manager": "hook"}])
             case "spoil":
                 answer |= patching("/spec/bogus", 1)
             case "deny":

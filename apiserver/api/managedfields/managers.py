@@ -171,6 +171,20 @@ def _item(manager: Manager, api_version: str, time: str, fields: Json) -> Json:
     return {key: value for key, value in item.items() if value != ""}
 
 
+def problem(items: Any) -> str:
+    """Why managedFields could not be read, empty if they can (`validation.go`)."""
+    if items is not None and not isinstance(items, list):
+        return "managedFields is no list"
+    for number, item in enumerate(items or ()):
+        try:
+            _, entry = _entry(item)
+        except (ValueError, TypeError, AttributeError) as error:
+            return f"entry {number}: {error if isinstance(item, dict) else 'it is no object'}"
+        if not entry.api_version:
+            return f"entry {number}: apiVersion must not be empty"
+    return ""
+
+
 def _starting(live: Json, new: Json, origin: Origin) -> Entries:
     """The entries that the request starts from: the live ones, unless it brought others."""
     if origin.subresource:

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -484,6 +485,17 @@ async def test_gc_has_nothing_to_collect(runtime: Runtime) -> None:
     done = await runtime("GC", version="1.1.0", prev=None, **valid)
     assert (done.status, done.text) == (0, "")
     assert (await runtime("GC", version="1.0.0", prev=None, **valid)).code == 1
+
+
+def test_the_example_of_the_guide_is_right() -> None:
+    guide = (Path(cni.__file__).parents[1] / "docs" / "cni.md").read_text()
+    (text,) = re.findall(r"```json\n(\{\n.*?)```", guide, re.DOTALL)
+    network = json.loads(text)
+    (plugin,) = (p for p in network["plugins"] if p["type"] == "netpol-cni")
+    config = cni.configuration({**plugin, "cniVersion": "1.0.0", "name": network["name"]})
+    assert config == cni.Config(excluded=("networkpolicys", "kube-system"))
+    for key in cni.OURS:
+        assert f"| `{key}` |" in guide
 
 
 # -- In a chain ------------------------------------------------------------------------------------

@@ -22,8 +22,10 @@ from starlette.types import ASGIApp
 
 from apiserver import files
 from apiserver.api import status
+from apiserver.api.origins import Origins
 from apiserver.cache.cacher import Cacher
 from apiserver.http import access, discovery, probes, storage_metrics
+from apiserver.http.cors import Cors
 from apiserver.http.limits import Limits
 from apiserver.http.metrics import Metrics
 from apiserver.http.middleware import Envelope, failed
@@ -73,12 +75,13 @@ def create_app(
     store_name: str = "storage",
     extension: "Extension | None" = None,
     auditor: "Auditor | None" = None,
+    origins: Origins = (),
 ) -> ASGIApp:
     """FastAPI within an envelope, which knows the way to the hot paths.
 
     Without an `extension` of a cluster it is standalone: it has namespaces of its own, and no
     users. `store_name` is what the probes call the check of the store. Without an `auditor` no
-    request is audited; whoever made it closes it.
+    request is audited; whoever made it closes it. Pages of `origins` may use the server.
     """
     strategies = STRATEGIES if extension is None else EXTENSION
     served = [strategy.resource for strategy in strategies]
@@ -193,7 +196,7 @@ def create_app(
     app.router.default = index
     for kind in (HTTPException, status.StatusError, Exception):
         app.add_exception_handler(kind, _failed)
-    return Envelope(
+    envelope = Envelope(
         app,
         served=by_version(served),
         resources=resources,
@@ -203,6 +206,7 @@ def create_app(
         guard=guard,
         auditor=auditor,
     )
+    return Cors(envelope, origins) if origins else envelope
 
 
 def _later(check: Callable[[], bool]) -> Check:

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 import storage
 from apiserver import logs
+from apiserver.api import origins
 from apiserver.app import Tuning, create_app
 from apiserver.cluster.access import BadAccess
 from apiserver.lifecycle import Lifecycle
 from apiserver.server import DRAIN, KEEP_ALIVE, Protocol, Server, WebSocket
-from apiserver.settings import Settings, default_database
+from apiserver.settings import Settings, default_database, listed
 from storage.connect import connect, without_password
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ async def _serve(settings: Settings, audits: "Auditor | None") -> None:
         store_name="etcd" if settings.endpoints else "storage",
         extension=extension,
         auditor=audits,
+        origins=origins.parse(listed(settings.cors_allowed_origins)),
     )
     config = uvicorn.Config(
         app,

@@ -12,7 +12,7 @@ from annotated_types import Ge
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, CliImplicitFlag, SettingsConfigDict
 
-from apiserver.api import duration
+from apiserver.api import duration, origins
 
 
 def _seconds(value: object) -> object:
@@ -157,6 +157,11 @@ class Settings(BaseSettings):
         0.0,
         description="How long to serve on, not ready, after SIGTERM: load balancers then leave.",
     )
+    cors_allowed_origins: str = Field(
+        "",
+        description="Sites whose pages may use the server, as regular expressions for their origin,"
+        r" such as ^https://.*\.example\.com(:|$), separated by commas; default: none.",
+    )
     audit_policy_file: Path | None = Field(
         None,
         description="What is kept of which request (audit.k8s.io/v1 Policy); default: nothing is.",
@@ -222,6 +227,10 @@ class Settings(BaseSettings):
             )
         if bool(self.tls_cert_file) != bool(self.tls_private_key_file):
             raise ValueError("--tls-cert-file and --tls-private-key-file go together")
+        try:
+            origins.parse(listed(self.cors_allowed_origins))
+        except ValueError as error:
+            raise ValueError(f"--cors-allowed-origins: {error}") from error
         if self.etcd_servers and self.database_url:
             raise ValueError("--etcd-servers and --database-url exclude each other")
         if bool(self.etcd_certfile) != bool(self.etcd_keyfile):

@@ -1,5 +1,7 @@
 """Section 1: request parsing and what every response carries."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 from websockets.asyncio.client import connect
@@ -169,3 +171,62 @@ async def test_a_page_of_another_site_may_not_write_or_watch(
     assert refused.value.response.status_code == 403
     own = {"Origin": server.url}
     assert (await http.post(policies, json=policy("p"), headers=own)).status_code == 201
+
+
+SITE = "https://ui.example.com"
+
+
+async def test_FC06_pages_of_a_site_that_a_flag_names_may_use_it(tmp_path: Path) -> None:
+    flag = ("--cors-allowed-origins", r"^http://never$,//(.*\.)?example\.com(:|$)")
+    server = Server(tmp_path, "--database-url", "memory:", *flag)
+    await server.start()
+    policies = f"{ROOT}/namespaces/default/networkpolicys"
+    try:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+            page = {"Origin": SITE}
+            asked = {**page, "Access-Control-Request-Method": "POST"}
+            preflight = await http.options(policies, headers=asked)
+            assert (preflight.status_code, preflight.content) == (204, b"")
+            made = await http.post(policies, json=policy("p"), headers=page)
+            assert made.status_code == 201
+            missing = await http.get(f"{policies}/none", headers=page)
+            assert missing.status_code == 404
+            for answer in (preflight, made, missing):
+                told = {
+                    name.removeprefix("access-control-"): value
+                    for name, value in answer.headers.items()
+                    if name.startswith("access-control-")
+                }
+                assert told == {
+                    "allow-origin": SITE,
+                    "allow-methods": "POST, GET, OPTIONS, PUT, DELETE, PATCH",
+                    "allow-headers": "Content-Type, Content-Length, Accept-Encoding, X-CSRF-Token,"
+                    " Authorization, X-Requested-With, If-Modified-Since",
+                    "expose-headers": "Date, Warning, Retry-After, Audit-Id",
+                    "allow-credentials": "true",
+                }
+                assert answer.headers["vary"] == "Origin"
+                assert answer.headers["audit-id"]
+            watch = server.url.replace("http", "ws") + f"{policies}?watch=true"
+            async with connect(watch, origin=Origin(SITE), proxy=None) as events:
+                assert '"ADDED"' in str(await events.recv())
+            for other in ("https://example.com.evil.org", "https://evil.org/?//example.com.x"):
+                evil = {"Origin": other}
+                refused = await http.post(policies, json=policy("q"), headers=evil)
+                assert refused.status_code == 403
+                assert "access-control-allow-origin" not in refused.headers
+                preflight = await http.options(policies, headers={**asked, **evil})
+                assert preflight.status_code != 204
+            plain = await http.get(policies)
+            assert "access-control-allow-origin" not in plain.headers
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("(", "no regular expression"), (r"example\.com", "pin"), (r"//example\.com", "pin")],
+)
+def test_FC06_an_expression_that_lets_others_in_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"--cors-allowed-origins: .*{why}"):
+        Settings(cors_allowed_origins=f"^https://good$,{text}")

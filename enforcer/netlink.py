@@ -1,0 +1,75 @@
+"""One netlink socket, asked and answered in the calling thread.
+
+It belongs to the network namespace that the thread is in when the socket is made, and stays there.
+For questions that are rare and may block: of `canary` and `bypass`.
+"""
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+
+from enforcer.nft import wire
+
+ROUTE, NETFILTER = 0, 12  # protocols: links, addresses, routes, qdiscs; nf_tables
+INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what is listed changed meanwhile
+
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
+_LONGEST = 1 << 17  # bytes of one datagram; the kernel makes none that is longer than 32 KiB
+_PATIENCE = 5.0  # seconds; the kernel answers within the call, so none of them is ever used
+
+
+class Netlink:
+    """`protocol` is `ROUTE` or `NETFILTER`. `OSError` with the kernel's words."""
+
+    def __init__(self, protocol: int) -> None:
+        self.interrupted = False
+        self._sequence = 0
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
+        self._socket.settimeout(_PATIENCE)
+        for option in (_CAP_ACK, _EXT_ACK):
+            self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        self._socket.bind((0, 0))
+
+    def run(self, kind: int, body: bytes, flags: int = 0) -> None:
+        """Have something done."""
+        for _ in self._answers(kind, wire.ACK | flags, body):
+            pass
+
+    def get(self, kind: int, body: bytes) -> bytes:
+        """The one object that is asked for."""
+        return next(iter([m.body for m in self._answers(kind, wire.ACK, body)]), b"")
+
+    def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
+        """All objects. `interrupted` says afterwards whether they were all of one moment."""
+        self.interrupted = False
+        for message in self._answers(kind, wire.DUMP, body):
+            self.interrupted |= bool(message.flags & INTERRUPTED)
+            yield message.body
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _answers(self, kind: int, flags: int, body: bytes) -> Iterator[wire.Message]:
+        self._sequence += 1
+        self._socket.send(wire.message(kind, wire.REQUEST | flags, self._sequence, body))
+        while True:
+            for message in wire.messages(self._socket.recv(_LONGEST)):
+                if message.sequence != self._sequence:
+                    continue
+                if message.kind not in (wire.ERROR, wire.DONE):
+                    yield message
+                    continue
+                self._check(message)
+                return
+
+    @staticmethod
+    def _check(message: wire.Message) -> None:
+        """The end of a dump carries a code too; an error has the kernel's words behind it."""
+        (code,) = struct.unpack_from("=i", message.body) if len(message.body) >= 4 else (0,)
+        if not code:
+            return
+        words = os.strerror(-code)
+        if message.kind == wire.ERROR and (said := wire.attributes(message.body[20:]).get(1)):
+            words = f"{words}: {wire.string(said)}"
+        raise OSError(-code, words)

@@ -129,10 +129,11 @@ def parse_fields(text: str, resource: Resource) -> FieldSelector:
 
 
 def requirements_of_fields(text: str) -> tuple[Requirement, ...]:
-    """The same as reviews write it, whether or not there are such fields."""
+    """The same as reviews write it, which know no empty path; whether or not there are others."""
     return tuple(
         Requirement(path, "In" if equal else "NotIn", (value,))
         for path, equal, value in sorted(_terms(text))
+        if path
     )
 
 

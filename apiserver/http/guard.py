@@ -44,7 +44,7 @@ class Guard:
                 {},
             )
         try:
-            with latency.span("authentication"):
+            with latency.Span("authentication"):
                 user: User = await self._authenticator.authenticate(scope)
         except Unauthenticated as error:
             scope["tried"] = error.tried
@@ -62,7 +62,7 @@ class Guard:
             wanted = wanted._replace(verb=verb)
         user: User = scope["user"]
         try:
-            with latency.span("authorization"):
+            with latency.Span("authorization"):
                 decision = await self._authorizer.authorize(user, wanted)
         except Undecided as error:
             scope["undecided"] = True

@@ -127,7 +127,7 @@ class Writer:
                 now = metadata.now_text(self._clock())
                 prepare.fill(strategy, where.namespace, obj, origin, now=now)
                 if admit is not None:
-                    with latency.span(MUTATING):
+                    with latency.Span(MUTATING):
                         wanted = await admit.mutate(
                             "CREATE", str(meta.get("name") or ""), obj, None
                         )
@@ -139,7 +139,7 @@ class Writer:
                 if not valid:
                     _check_valid(where, obj)
                 if admit is not None:
-                    with latency.span(VALIDATING):
+                    with latency.Span(VALIDATING):
                         await admit.validate("CREATE", str(meta["name"]), obj, None)
             name = str(meta["name"])
             try:
@@ -254,7 +254,7 @@ class Writer:
             wanted = change(old)
             spoilt: list[str] = []
             if admit is not None:
-                with latency.span(MUTATING):
+                with latency.Span(MUTATING):
                     changed = await admit.mutate("UPDATE", name, wanted, old)
                 if changed != wanted:
                     changed, spoilt = prepare.recorded(changed, wanted)
@@ -266,7 +266,7 @@ class Writer:
             wanted = prepare.merge(where.strategy, name, old, wanted, subresource)
             told = (*spoilt, *doubled, *prepare.warnings(where.strategy, wanted, old))
             if admit is not None:
-                with latency.span(VALIDATING):
+                with latency.Span(VALIDATING):
                     await admit.validate("UPDATE", name, wanted, old)
             if prepare.gone(where.strategy, wanted):
                 data = await self._remove(where, record, wanted, dry_run=dry_run)
@@ -313,9 +313,9 @@ class Writer:
             if where.name in strategy.immortal:
                 raise status.forbidden(resource, where.name, "this namespace may not be deleted")
             if admit is not None:
-                with latency.span(MUTATING):
+                with latency.Span(MUTATING):
                     await admit.mutate("DELETE", where.name, None, old)
-                with latency.span(VALIDATING):
+                with latency.Span(VALIDATING):
                     await admit.validate("DELETE", where.name, None, old)
             held = [*(meta.get("finalizers") or []), *finalizers]
             if not held and not strategy.linger(old):

@@ -13,6 +13,8 @@ import httpx
 import pytest
 import trustme
 
+from apiserver import main
+from apiserver.cluster.access import BadAccess
 from apiserver.settings import Settings
 from tests.lab.cluster import POLICIES as ALONE
 from tests.lab.processes import Server
@@ -225,6 +227,15 @@ async def test_where_events_must_be_kept_a_request_without_is_refused(
             assert "apiserver_audit_requests_rejected_total 1.0" in text
     finally:
         assert await server.stop() == 0
+
+
+async def test_a_webhook_that_is_not_described_ends_the_server(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text(RULES)
+    settings = Settings(
+        audit_policy_file=tmp_path / "policy.yaml", audit_webhook_config_file=tmp_path / "none"
+    )
+    with pytest.raises(BadAccess, match="No such file"):
+        main.auditor(settings)
 
 
 @pytest.mark.parametrize("flag", ["audit_log_mode", "audit_webhook_mode"])

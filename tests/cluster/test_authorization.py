@@ -97,6 +97,7 @@ LABELS = "owner in (b,a),!gone, here,tier!=x,n>1"
             },
         ),
         ({"labelSelector": "=azed", "fieldSelector": "azed"}, {}),
+        ({"fieldSelector": "=nothing"}, {}),
         ({"labelSelector": "n>1", "fieldSelector": "metadata.name=a/b"}, {
             "fieldSelector": {
                 "requirements": [{"key": "metadata.name", "operator": "In", "values": ["a/b"]}]

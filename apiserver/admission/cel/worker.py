@@ -4,6 +4,7 @@ It reads jobs and writes answers, each JSON behind its length. It is ended by th
 takes more than its share of the processor, and by itself when the server is gone.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -90,7 +91,7 @@ def _confine() -> None:
     limit = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with open("/proc/self/oom_score_adj", "w") as file:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write(FIRST_TO_GO)
 
 

@@ -1,0 +1,123 @@
+"""Ways by which packets may go round the policies on this host.
+
+Which there are is said by `devices` and `foreign`. The caller asks every few seconds. Links,
+settings and filters of devices are few and read each time; rules of other tables only when the
+generation of the ruleset has changed. Nothing is ever changed, no element of any set is read, and
+no process is started.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
+from pathlib import Path
+
+from enforcer import devices, foreign, rtnetlink
+from enforcer.finding import Finding, Severity
+from enforcer.netlink import NETFILTER, ROUTE, Netlink
+from enforcer.nft import wire
+
+__all__ = ["Detector", "Finding", "Severity"]
+
+OWN = "netpol"  # what the names of our tables begin with
+
+BRIDGE = Path("/proc/sys/net/bridge")  # of the namespace of the thread that reads
+_GETQDISC, _GETTFILTER = 38, 46
+_NFTABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
+_GETTABLE, _GETCHAIN, _GETRULE, _GETGEN, _GETFLOWTABLE = 1, 4, 7, 16, 23
+_RULE_TABLE = 1
+_ATTEMPTS = 3  # of reading all rules while somebody changes them
+
+
+class Detector:
+    """`ignored` are devices that lead to no pod though they seem to, such as docker0."""
+
+    def __init__(self, *, ignored: Collection[str] = ()) -> None:
+        self._ignored = frozenset(ignored)
+        self._seen: tuple[bytes, frozenset[int]] | None = None
+        self._rules: list[Finding] = []
+
+    def findings(self) -> list[Finding]:
+        """All of them, in a fixed order. Blocks for milliseconds.
+
+        To be called in a thread that is in the network namespace that is filtered. `OSError` where
+        the kernel does not answer, as without CAP_NET_ADMIN.
+        """
+        with closing(Netlink(ROUTE)) as route:
+            everything = route.dump(rtnetlink.GETLINK, rtnetlink.named(""))
+            links = [
+                link for link in map(rtnetlink.link, everything) if link.name not in self._ignored
+            ]
+            redirects = list(_redirects(route))
+        found = devices.bridges(links, _settings())
+        found += devices.traffic_control(links, redirects)
+        found += devices.xdp(links)
+        return sorted({*found, *self._foreign(links)})
+
+    def _foreign(self, links: Collection[rtnetlink.Link]) -> list[Finding]:
+        """What rules do depends on them, and on which devices lead to pods."""
+        by_index = {link.index: link for link in links}
+        leading = frozenset(link.index for link in links if devices.leads(link, links))
+
+        def leads(index: int) -> bool:
+            return index in leading or index not in by_index
+
+        with closing(Netlink(NETFILTER)) as nft:
+            for _ in range(_ATTEMPTS):
+                seen = _generation(nft), leading
+                if self._seen == seen:
+                    break
+                self._rules = _read(nft, leads)
+                # What was read in the middle of a change is not kept for the next time.
+                self._seen = seen if _generation(nft) == seen[0] else None
+                if self._seen:
+                    break
+        return self._rules
+
+
+def _read(nft: Netlink, leads: Callable[[int], bool]) -> list[Finding]:
+    tables = foreign.tables(_dump(nft, _GETTABLE), own=OWN)
+    if not tables:
+        return []
+    hooks = foreign.hooks(_dump(nft, _GETCHAIN))
+    found = foreign.flowtables(_flowtables(nft), among=tables)
+    families = {name: number for number, name in foreign.FAMILIES.items()}
+    for table in tables:
+        family, name = table
+        if table in hooks and family in families:
+            only = wire.text(_RULE_TABLE, name)
+            rules = _dump(nft, _GETRULE, families[family], only)
+            found += foreign.rules(rules, table=table, hooks=hooks[table], leads=leads)
+    return found
+
+
+def _flowtables(nft: Netlink) -> list[bytes]:
+    """None where the kernel was built without them."""
+    try:
+        return list(_dump(nft, _GETFLOWTABLE))
+    except OSError:
+        return []
+
+
+def _dump(nft: Netlink, what: int, family: int = 0, only: bytes = b"") -> Iterator[bytes]:
+    return nft.dump(_NFTABLES | what, bytes((family, 0, 0, 0)) + only)
+
+
+def _generation(nft: Netlink) -> bytes:
+    return wire.attributes(nft.get(_NFTABLES | _GETGEN, bytes(4))[foreign.HEAD :]).get(1, b"")
+
+
+def _redirects(route: Netlink) -> Iterator[devices.Redirect]:
+    for index, parents in devices.qdiscs(list(route.dump(_GETQDISC, devices.all_qdiscs()))):
+        for parent in parents:
+            for body in route.dump(_GETTFILTER, devices.filters_of(index, parent)):
+                yield from devices.redirects(body)
+
+
+def _settings() -> dict[str, bool] | None:
+    """What br_netfilter is set to in this namespace; None where it is not loaded."""
+    try:
+        return {
+            name: (BRIDGE / name).read_text().strip() != "0"
+            for name in (*devices.CALLS, devices.TAGGED)
+        }
+    except FileNotFoundError:
+        return None

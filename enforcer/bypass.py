@@ -6,11 +6,13 @@ generation of the ruleset has changed. Nothing is ever changed, no element of an
 no process is started.
 """
 
+import math
+import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
-from enforcer import devices, foreign, rtnetlink
+from enforcer import bpf, devices, foreign, rtnetlink
 from enforcer.finding import Finding, Severity
 from enforcer.netlink import NETFILTER, ROUTE, Netlink
 from enforcer.nft import wire
@@ -24,19 +26,25 @@ _GETQDISC, _GETTFILTER = 38, 46
 _NFTABLES = 10 << 8  # NFNL_SUBSYS_NFTABLES
 _GETTABLE, _GETCHAIN, _GETRULE, _GETGEN, _GETFLOWTABLE = 1, 4, 7, 16, 23
 _RULE_TABLE = 1
-_ATTEMPTS = 3  # of reading all rules while somebody changes them
+# A kernel takes some 10 us to list a rule. Where others have many and change them all the time, no
+# more than this share of it goes into reading them.
+_SHARE = 1 / 50
 
 
 class Detector:
     """`ignored` are devices that lead to no pod though they seem to, such as docker0."""
 
-    def __init__(self, *, ignored: Collection[str] = ()) -> None:
+    def __init__(
+        self, *, ignored: Collection[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._ignored = frozenset(ignored)
+        self._clock = clock
+        self._again = -math.inf
         self._seen: tuple[bytes, frozenset[int]] | None = None
         self._rules: list[Finding] = []
 
     def findings(self) -> list[Finding]:
-        """All of them, in a fixed order. Blocks for milliseconds.
+        """All of them, in a fixed order. Blocks for milliseconds, or as long as rules take.
 
         To be called in a thread that is in the network namespace that is filtered. `OSError` where
         the kernel does not answer, as without CAP_NET_ADMIN.
@@ -47,6 +55,11 @@ class Detector:
                 link for link in map(rtnetlink.link, everything) if link.name not in self._ignored
             ]
             redirects = list(_redirects(route))
+        redirects += [
+            devices.Redirect(link.index, "bpf", 0)
+            for link in links
+            if bpf.attached(link.index, netkit=link.kind == "netkit")
+        ]
         found = devices.bridges(links, _settings())
         found += devices.traffic_control(links, redirects)
         found += devices.xdp(links)
@@ -61,15 +74,11 @@ class Detector:
             return index in leading or index not in by_index
 
         with closing(Netlink(NETFILTER)) as nft:
-            for _ in range(_ATTEMPTS):
-                seen = _generation(nft), leading
-                if self._seen == seen:
-                    break
+            seen, begun = (_generation(nft), leading), self._clock()
+            if self._seen != seen and begun >= self._again:
                 self._rules = _read(nft, leads)
-                # What was read in the middle of a change is not kept for the next time.
-                self._seen = seen if _generation(nft) == seen[0] else None
-                if self._seen:
-                    break
+                self._seen = seen
+                self._again = begun + (self._clock() - begun) / _SHARE
         return self._rules
 
 
@@ -85,7 +94,8 @@ def _read(nft: Netlink, leads: Callable[[int], bool]) -> list[Finding]:
         if table in hooks and family in families:
             only = wire.text(_RULE_TABLE, name)
             rules = _dump(nft, _GETRULE, families[family], only)
-            found += foreign.rules(rules, table=table, hooks=hooks[table], leads=leads)
+            with suppress(FileNotFoundError):  # removed a moment ago
+                found += foreign.rules(rules, table=table, hooks=hooks[table], leads=leads)
     return found
 
 

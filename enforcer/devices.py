@@ -10,8 +10,8 @@ Packets that are forwarded between two of them pass the forward hook of IP, exce
   `ifb` comes back to where it was, and one to a device's ingress passes the hook there;
 - a BPF program at tc or XDP does. Whether it does cannot be seen, so that is a warning.
 
-Programs that are attached by BPF links (tcx, netkit, sockets) are not seen, nor are pods whose
-devices are not the host's: macvlan, ipvlan, SR-IOV.
+Not seen are programs at sockets, and pods whose devices have no end on the host: macvlan, ipvlan,
+SR-IOV.
 """
 
 import struct
@@ -172,13 +172,13 @@ def traffic_control(links: Collection[Link], found: Iterable[Redirect]) -> list[
             where = by_index[target].name if target in by_index else "another device"
             findings.add(_redirected(kind, name, where))
     if programs:
-        findings.add(_programs("tc-bpf", "tc", programs, "tc filter show dev DEVICE ingress"))
+        findings.add(_programs("tc-bpf", "tc", programs, "bpftool net show dev DEVICE"))
     return sorted(findings)
 
 
 def xdp(links: Iterable[Link]) -> list[Finding]:
     programs = {link.name for link in links if link.xdp}
-    return [_programs("xdp", "XDP", programs, "ip link show dev DEVICE")] if programs else []
+    return [_programs("xdp", "XDP", programs, "bpftool net show dev DEVICE")] if programs else []
 
 
 def _redirected(kind: str, name: str, where: str) -> Finding:

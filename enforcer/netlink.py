@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from enforcer.nft import wire
 
 ROUTE, NETFILTER = 0, 12  # protocols: links, addresses, routes, qdiscs; nf_tables
-INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what is listed changed meanwhile
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
-_LONGEST = 1 << 17  # bytes of one datagram; the kernel makes none that is longer than 32 KiB
+_LONGEST = 1 << 16  # bytes of one datagram; the kernel makes none that is longer than 32 KiB
 _PATIENCE = 5.0  # seconds; the kernel answers within the call, so none of them is ever used
 
 
@@ -23,7 +22,6 @@ class Netlink:
     """`protocol` is `ROUTE` or `NETFILTER`. `OSError` with the kernel's words."""
 
     def __init__(self, protocol: int) -> None:
-        self.interrupted = False
         self._sequence = 0
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self._socket.settimeout(_PATIENCE)
@@ -41,10 +39,8 @@ class Netlink:
         return next(iter([m.body for m in self._answers(kind, wire.ACK, body)]), b"")
 
     def dump(self, kind: int, body: bytes) -> Iterator[bytes]:
-        """All objects. `interrupted` says afterwards whether they were all of one moment."""
-        self.interrupted = False
+        """All objects. While somebody changes them they may be of different moments."""
         for message in self._answers(kind, wire.DUMP, body):
-            self.interrupted |= bool(message.flags & INTERRUPTED)
             yield message.body
 
     def close(self) -> None:

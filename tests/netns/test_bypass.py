@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -376,42 +376,53 @@ def test_a_classifier_that_only_classifies_is_no_finding(node: World) -> None:
     assert findings(node) == []
 
 
-def xdp_program() -> int:
-    """The descriptor of a program that lets everything pass: r0 = XDP_PASS; exit."""
-    code = ctypes.create_string_buffer(
-        struct.pack("=BBhi", 0xB7, 0, 0, 2) + struct.pack("=BBhi", 0x95, 0, 0, 0)
-    )
-    licence = ctypes.create_string_buffer(b"GPL")
-    values = struct.pack(
-        "=IIQQIIQII", 6, 2, ctypes.addressof(code), ctypes.addressof(licence), 0, 0, 0, 0, 0
-    )
-    asked = ctypes.create_string_buffer(values.ljust(128, b"\0"))
-    descriptor = ctypes.CDLL(None, use_errno=True).syscall(321, 5, asked, 128)
-    assert descriptor >= 0, os.strerror(ctypes.get_errno())
-    return int(descriptor)
+X86 = pytest.mark.skipif(os.uname().machine != "x86_64", reason="bpf(2) has another number")
+SCHED_CLS, XDP = 3, 6
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the number of bpf(2) is that of x86-64")
+def bpf(command: int, *fields: bytes) -> int:
+    asked = ctypes.create_string_buffer(b"".join(fields).ljust(128, b"\0"))
+    result = ctypes.CDLL(None, use_errno=True).syscall(321, command, asked, 128)
+    assert result >= 0, os.strerror(ctypes.get_errno())
+    return int(result)
+
+
+def program(kind: int, verdict: int) -> int:
+    """The descriptor of a program that always says the same: r0 = verdict; exit."""
+    code = struct.pack("=BBhi", 0xB7, 0, 0, verdict) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+    held = ctypes.create_string_buffer(code), ctypes.create_string_buffer(b"GPL")
+    return bpf(5, struct.pack("=IIQQ", kind, 2, *map(ctypes.addressof, held)))
+
+
+@X86
 def test_a_program_at_xdp_is_a_warning(node: World) -> None:
     node.attach("one", (PODS[0], "fd66::11"))
     pod = f"{node.prefix}v{node._links}"
-    program = xdp_program()
-    try:
-        attach_xdp(node, pod, program)
-        (found,) = findings(node)
-    finally:
-        os.close(program)
-    assert (found.kind, found.subject, found.severity) == ("xdp", f"device {pod}", "warning")
+    passes = program(XDP, 2)
 
-
-def attach_xdp(node: World, device: str, program: int) -> None:
     def attach() -> None:
         links = Netlink(ROUTE)
-        asked = nested(43, attribute(1, struct.pack("=i", program)))  # IFLA_XDP, IFLA_XDP_FD
-        links.run(rtnetlink.NEWLINK, rtnetlink.named(device) + asked)
+        asked = nested(43, attribute(1, struct.pack("=i", passes)))  # IFLA_XDP, IFLA_XDP_FD
+        links.run(rtnetlink.NEWLINK, rtnetlink.named(pod) + asked)
         links.close()
 
     within(node.node.netns, attach)
+    os.close(passes)
+    (found,) = findings(node)
+    assert (found.kind, found.subject, found.severity) == ("xdp", f"device {pod}", "warning")
+
+
+@X86
+def test_a_program_that_only_bpf_knows_of_is_a_warning(node: World) -> None:
+    passes = program(SCHED_CLS, -1)
+
+    def attach() -> None:
+        bpf(8, struct.pack("=III", socket.if_nametoindex("lo"), passes, 46))
+
+    within(node.node.netns, attach)
+    os.close(passes)
+    (found,) = findings(node)
+    assert (found.kind, found.subject, found.severity) == ("tc-bpf", "device lo", "warning")
 
 
 def head(family: int) -> bytes:
@@ -508,23 +519,27 @@ def test_rules_of_unknown_kinds_are_no_error(content: bytes) -> None:
         foreign.flowtables([body], among=[("ip", "filter")])
 
 
-def test_rules_are_read_when_they_have_changed(
+def test_rules_are_read_when_they_have_changed_and_not_all_the_time(
     node: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.nft(FOREIGN["notrack"][1])
-    read, times = bypass._read, []
+    now, read, reads = [0.0], bypass._read, []
 
-    def counted(*arguments: object) -> list[Finding]:
-        times.append(1)
-        return read(*arguments)  # type: ignore[arg-type]
+    def slow(*arguments: Any) -> list[Finding]:
+        reads.append(now[0])
+        now[0] += 0.5
+        return read(*arguments)
 
-    monkeypatch.setattr(bypass, "_read", counted)
-    detector = Detector()
+    monkeypatch.setattr(bypass, "_read", slow)
+    detector = Detector(clock=lambda: now[0])
     assert [len(findings(node, detector)) for _ in range(3)] == [1, 1, 1]
-    assert len(times) == 1
+    assert reads == [0.0]
     node.nft("delete table ip raw")
+    now[0] = 24.9
+    assert len(findings(node, detector)) == 1
+    now[0] = 25.0
     assert findings(node, detector) == []
-    assert len(times) == 2
+    assert reads == [0.0, 25.0]
 
 
 ASK = """

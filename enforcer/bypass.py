@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from enforcer import bpf, devices, foreign, rtnetlink
@@ -51,9 +52,7 @@ class Detector:
         """
         with closing(Netlink(ROUTE)) as route:
             everything = route.dump(rtnetlink.GETLINK, rtnetlink.named(""))
-            links = [
-                link for link in map(rtnetlink.link, everything) if link.name not in self._ignored
-            ]
+            links = [self._seen_as(link) for link in map(rtnetlink.link, everything)]
             redirects = list(_redirects(route))
         redirects += [
             devices.Redirect(link.index, "bpf", 0)
@@ -64,6 +63,11 @@ class Detector:
         found += devices.traffic_control(links, redirects)
         found += devices.xdp(links)
         return sorted({*found, *self._foreign(links)})
+
+    def _seen_as(self, link: rtnetlink.Link) -> rtnetlink.Link:
+        if link.name not in self._ignored:
+            return link
+        return replace(link, kind="", away=False, xdp=False)
 
     def _foreign(self, links: Collection[rtnetlink.Link]) -> list[Finding]:
         """What rules do depends on them, and on which devices lead to pods."""

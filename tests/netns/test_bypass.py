@@ -350,6 +350,7 @@ def test_redirects_of_tc_to_pods_are_found_and_others_not(node: World) -> None:
         ("mirror", "warning"),
         ("redirect", "bypassed"),
     ]
+    assert findings(node, Detector(ignored={pod})) == []
 
 
 def test_a_redirect_behind_a_class_is_found(node: World) -> None:

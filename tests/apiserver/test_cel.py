@@ -1,6 +1,10 @@
 """Expressions in CEL: what Kubernetes adds to the language, and what none of them can do."""
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +205,25 @@ async def test_composed_variables_see_those_before_them(evaluator: Evaluator) ->
     assert found[1].error.startswith('composited variable "broken" fails to evaluate: ')
     assert found[2].error.startswith('composited variable "time" fails to evaluate: ')
     assert found[3].error.endswith("no such key: none")
+
+
+def evaluating() -> set[str]:
+    """The processes that this one has for it."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return {pid for pid in children if b"cel.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
+async def test_a_process_is_started_for_the_first_expression_and_replaced(
+    evaluator: Evaluator,
+) -> None:
+    assert evaluating() == set()
+    assert await one(evaluator, "1 == 1") == Result(True)
+    (first,) = evaluating()
+    environment = Path(f"/proc/{first}/environ").read_bytes()
+    assert b"PATH" not in environment  # nor anything else of ours
+    os.kill(int(first), signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while evaluating():
+            await asyncio.sleep(0.05)
+    assert await one(evaluator, "1 == 1") == Result(True)
+    assert len(evaluating()) == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import signal
 import struct
 import sys
 from asyncio import subprocess
@@ -18,6 +19,7 @@ from apiserver.auth.user import User
 
 WORKERS = 2  # at once: who writes something costly must not hold up all others
 ROUNDS = 8  # checks that depend on the answers of others
+ATTEMPTS = 2
 LONGEST = 20.0  # seconds, for a machine that is busy: the processor's time is what counts
 REPORTED = 1000  # expressions that do not compile
 LOGGED = 200  # characters of one
@@ -101,26 +103,31 @@ class Evaluator:
         except TypeError as error:
             raise Failed(str(error)) from error
         async with self._free:
-            process = await self._process()
-            try:
-                async with asyncio.timeout(LONGEST):
-                    found = await _exchange(process, data)
-            except (asyncio.IncompleteReadError, OSError, TimeoutError) as error:
-                await _end(process)
-                log.error(
-                    "an evaluation was ended", ended=process.returncode, reason="EvaluationEnded"
-                )
-                raise Failed(
-                    "validation failed due to running out of cost budget, no further validation"
-                    " rules will be run"
-                ) from error
-            except BaseException:
-                # Its answer would be taken for that to the next job.
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                raise
-            self._idle.append(process)
-            return found
+            for _ in range(ATTEMPTS):
+                process = await self._process()
+                try:
+                    async with asyncio.timeout(LONGEST):
+                        found = await _exchange(process, data)
+                    self._idle.append(process)
+                    return found
+                except (asyncio.IncompleteReadError, OSError) as error:
+                    late = isinstance(error, TimeoutError)
+                    await _end(process, kill=late)
+                    log.error(
+                        "an evaluation was ended",
+                        ended=process.returncode,
+                        reason="EvaluationEnded",
+                    )
+                    # Another's doing, perhaps while it waited, is no fault of the expression.
+                    if late or process.returncode != -signal.SIGKILL:
+                        break
+                except BaseException:
+                    await _end(process)  # its answer would be taken for that to the next job
+                    raise
+        raise Failed(
+            "validation failed due to running out of cost budget, no further validation rules"
+            " will be run"
+        )
 
     async def _process(self) -> subprocess.Process:
         """One that waits for a job."""
@@ -190,9 +197,17 @@ async def _start() -> subprocess.Process:
             env={},  # no secret of the server is its business
             start_new_session=True,  # a Ctrl-C is the server's
         )
-        await _receive(process)
-    except (OSError, asyncio.IncompleteReadError) as error:
+    except OSError as error:
         raise Failed(f"no process can be started to evaluate in: {error}") from error
+    try:
+        async with asyncio.timeout(LONGEST):
+            await _receive(process)
+    except (OSError, asyncio.IncompleteReadError) as error:
+        await _end(process)
+        raise Failed("the process to evaluate in does not start") from error
+    except BaseException:
+        await _end(process)
+        raise
     return process
 
 
@@ -210,7 +225,13 @@ async def _receive(process: subprocess.Process) -> bytes:
     return await process.stdout.readexactly(size)
 
 
-async def _end(process: subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+async def _end(process: subprocess.Process, *, kill: bool = True) -> None:
+    """One that ends by itself is sent no signal: it would be lost how it ended."""
+    if kill:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
     await process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+        with contextlib.suppress(OSError):
+            await process.stdin.wait_closed()

@@ -13,11 +13,12 @@ started. It needs CAP_NET_ADMIN, and CAP_SYS_ADMIN for the namespaces.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
+from enforcer.compile import Compiler
 from enforcer.pair import Pair, Unavailable
 from policy import (
     Isolation,
@@ -33,7 +34,18 @@ from policy import (
     Selector,
 )
 
-__all__ = ["DEFAULT", "Addresses", "Canary", "Outcome", "Passed", "Unavailable", "objects"]
+__all__ = [
+    "DEFAULT",
+    "NAMESPACE",
+    "Addresses",
+    "Canary",
+    "Outcome",
+    "Passed",
+    "Unavailable",
+    "is_in",
+    "objects",
+    "put",
+]
 
 NAMESPACE = "netpol.canary"  # a namespace of the API has no dot in its name
 ROLE = "role"
@@ -71,6 +83,22 @@ def objects(node: str, addresses: Addresses = DEFAULT) -> tuple[Namespace, tuple
         pods,
         Policy(NAMESPACE, "canary", _selector(target), (rule,)),
     )
+
+
+def put(compiler: Compiler, node: str, addresses: Addresses = DEFAULT) -> None:
+    """Tell the compiler of the canary.
+
+    Its namespace is left unknown: so it is isolated, and no policy's selector matches it.
+    """
+    _, pods, policy = objects(node, addresses)
+    for pod in pods:
+        compiler.put_pod((pod.namespace, pod.name), pod)
+    compiler.put_policy((policy.namespace, policy.name), policy)
+
+
+def is_in(elements: Mapping[str, Mapping[str, str]], addresses: Addresses = DEFAULT) -> bool:
+    """Whether a table with these elements has a canary."""
+    return addresses.target[0] in elements.get("pods4", {})
 
 
 def _selector(labels: dict[str, str]) -> Selector:

@@ -1,242 +1,273 @@
-"""From a state of the cluster to the ruleset of one node.
+"""From the cluster to the ruleset of one node, a change at a time.
 
 Pods that admit the same traffic share a class: a chain that looks the port up and jumps to a set
-of peers. Peer sets are named by the union of selectors that they stand for, so classes share them,
-and a pod that comes or goes is one element. The result is tested against `policy.verdict`, whose
-algorithm it does not share.
+of peers. A change marks the addresses that it may touch; `take` computes those anew and tells what
+came of it, so the cost grows with the change and not with the cluster. The result is tested
+against `policy.verdict`, whose algorithm it does not share, and against itself from scratch. Pure.
 """
 
-import hashlib
-import itertools
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from ipaddress import ip_address
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from enforcer import skeleton
-from enforcer.ruleset import Chain, NftMap, NftSet, Ruleset
-from policy import (
-    Cluster,
-    Isolation,
-    Namespace,
-    Peer,
-    Pod,
-    Policy,
-    Protocol,
-    peer_matches,
-    resolve,
-    selects,
-)
+from enforcer.admission import NOBODY, Admission, Sources, admission, segments
+from enforcer.index import Index, Key
+from enforcer.peers import Peers, version
+from enforcer.ruleset import Chain, Change, NftSet, Ruleset, short_hash
+from policy import Cluster, Isolation, Namespace, Pod, Policy, Protocol
 
-EXPANDED = 64  # ports of a range that become single elements; a wider one becomes an interval
-HIGHEST = 65_535
 L4 = {
     Protocol.TCP: "tcp",
     Protocol.UDP: "udp",
     Protocol.SCTP: "sctp",
     Protocol.ICMP: "{ icmp, ipv6-icmp }",
 }
+_PORT = "inet_proto . inet_service"
 
-# The namespace of the policy counts only for a peer that selects pods.
-Source = tuple[str, Peer]
-Sources = frozenset[Source] | None  # None: any source
+# What decides a pod's class: audit or not, the policies as they are, what ports are called.
+_Reason = tuple[bool, tuple[int, ...], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
-    """What a pod lets in: sources by (protocol, lowest, highest port), and for any traffic."""
+class _Place:
+    """What the ruleset says of a local address; without a reason it is open."""
 
-    anything: Sources
-    protocols: Mapping[Protocol, Sources]
-    ports: Mapping[tuple[Protocol, int], Sources]
-    ranges: Mapping[tuple[Protocol, int, int], Sources]
-
-    @property
-    def everything(self) -> bool:
-        return self.anything is None
+    reason: _Reason | None
+    verdict: str = "accept"
+    isolated: bool = False
+    hairpins: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
-class _Build:
-    """The ruleset in the making, and the peer sets that it needs."""
+class _Class:
+    """A class in use, and what it uses; `uses` counts the reasons that led here."""
 
-    cluster: Cluster
-    owners: Mapping[str, Pod]
-    sets: dict[str, NftSet] = field(default_factory=dict)
-    maps: dict[str, NftMap] = field(default_factory=dict)
-    chains: dict[str, Chain] = field(default_factory=dict)
-    peers: dict[frozenset[Source], str] = field(default_factory=dict)
+    maps: tuple[str, ...]
+    peers: tuple[str, ...]
+    uses: int = 0
+
+
+@dataclass(slots=True)
+class _Led:
+    """The class that a reason led to; `uses` counts the addresses."""
+
+    name: str
+    uses: int = 0
+
+
+class Compiler:
+    """Keeps the ruleset of a node; without a name for the node, every pod is local."""
+
+    def __init__(
+        self,
+        *,
+        node: str = "",
+        pod_cidrs: Iterable[str] = (),
+        log_group: int = skeleton.LOG_GROUP,
+    ) -> None:
+        self.index = Index()
+        self.rules = Ruleset()
+        self.classes: dict[str, _Class] = {}
+        self._node = node
+        self._peers = Peers(self.index, self.rules)
+        self._maps: dict[str, int] = {}
+        self._led: dict[_Reason, _Led] = {}
+        self._idle: set[_Reason] = set()  # those that may be without a use
+        self._versions: dict[Key, int] = {}
+        self._latest = 0
+        self._places: dict[str, _Place] = {}
+        self._dirty: set[str] = set()
+        skeleton.fill(self.rules, pod_cidrs, log_group=log_group)
+
+    def put_namespace(self, name: str, namespace: Namespace | None) -> None:
+        """None: there is no such namespace."""
+        if namespace is None:
+            self.index.namespaces.pop(name, None)
+        else:
+            self.index.namespaces[name] = namespace
+        for pod in self.index.pods_in(name):
+            self._dirty.update(pod.ips)
+
+    def put_pod(self, key: Key, pod: Pod | None) -> None:
+        """None: there is no such pod."""
+        old = self.index.put_pod(key, pod)
+        for address in {*(old.ips if old else ()), *(pod.ips if pod else ())}:
+            self._dirty.add(address)
+            # Who loses or wins an address may reach itself by others.
+            for other in self.index.claims(address):
+                self._dirty.update(other.ips)
+
+    def put_policy(self, key: Key, made: Policy | None) -> None:
+        """None: there is no such policy."""
+        old = self.index.put_policy(key, made)
+        self._latest += 1
+        self._versions[key] = self._latest
+        if made is None:
+            del self._versions[key]
+        for one in (old, made):
+            if one is not None:
+                for pod in self.index.selected(one.namespace, one.pod_selector):
+                    if self._is_local(pod):
+                        self._dirty.update(pod.ips)
+
+    @property
+    def dirty(self) -> bool:
+        """Whether `take` has anything to compute."""
+        return bool(self._dirty)
+
+    def take(self) -> Change:
+        """Bring the ruleset up to date; what has changed since the last call."""
+        for address in self._dirty:
+            owner = self.index.owner(address)
+            self._peers.place(address, owner)
+            self._put_place(address, self._place(address, owner))
+        self._dirty.clear()
+        self._collect()
+        return self.rules.take()
+
+    def _is_local(self, pod: Pod) -> bool:
+        return not self._node or pod.node == self._node
+
+    def _place(self, address: str, owner: Pod | None) -> _Place | None:
+        """Its class is acquired; the place that it had keeps its own until it is replaced."""
+        if owner is None or not self._is_local(owner):
+            return None
+        isolation = self.index.isolation(owner.namespace)
+        if isolation is Isolation.OFF:
+            return _Place(None)
+        reason = self._class_of(owner, audit=isolation is Isolation.AUDIT)
+        if reason is None:
+            return _Place(None)
+        own = (
+            other
+            for other in owner.ips
+            if version(other) == version(address) and self.index.owner(other) is owner
+        )
+        hairpins = frozenset(f"{other} . {address}" for other in own)
+        verdict = f"jump {self._led[reason].name}"
+        return _Place(reason, verdict, isolation is Isolation.ON, hairpins)
+
+    def _put_place(self, address: str, place: _Place | None) -> None:
+        family, old = version(address), self._places.pop(address, None)
+        rules = self.rules
+        if place is None:
+            rules.drop(f"pods{family}", address)
+        else:
+            self._places[address] = place
+            rules.put(f"pods{family}", address, place.verdict)
+        if place is not None and place.isolated:
+            rules.put(f"iso{family}", address)
+        else:
+            rules.drop(f"iso{family}", address)
+        before = old.hairpins if old else frozenset()
+        now = place.hairpins if place else frozenset()
+        for pair in before - now:
+            rules.drop(f"self{family}", pair)
+        for pair in now - before:
+            rules.put(f"self{family}", pair)
+        if old is not None and old.reason is not None:
+            self._led[old.reason].uses -= 1
+            self._idle.add(old.reason)
+
+    def _class_of(self, pod: Pod, *, audit: bool) -> _Reason | None:
+        """Why a pod's class is what it is, acquired; None if everything may reach it."""
+        policies = self.index.policies_of(pod)
+        named = any(port.name for p in policies for rule in p.rules for port in rule.ports)
+        versions = tuple(self._versions[p.namespace, p.name] for p in policies)
+        reason = audit, versions, pod.ports if named else ()
+        if reason not in self._led:
+            admits = admission(pod, policies)
+            if admits.everything:
+                return None
+            name = self._acquire(admits, audit=audit)
+            self._led[reason] = _Led(name)
+            self.classes[name].uses += 1
+        self._led[reason].uses += 1
+        return reason
+
+    def _acquire(self, admits: Admission, *, audit: bool) -> str:
+        """The chain of an admission; made when it is first asked for."""
+        peers: list[str] = []
+
+        def verdict(sources: Sources) -> str:
+            if sources is None:
+                return "accept"
+            peers.append(self._peers.acquire(sources))
+            return f"jump {peers[-1]}"
+
+        rules = []
+        if admits.anything:
+            rules.append(verdict(admits.anything))
+        for protocol in Protocol:
+            sources = admits.protocols.get(protocol, NOBODY)
+            if sources is None or sources:
+                rules.append(f"meta l4proto {L4[protocol]} {verdict(sources)}")
+        exact = {
+            f"{L4[protocol]} . {number}": verdict(sources)
+            for (protocol, number), sources in admits.ports.items()
+        }
+        wide = {
+            f"{L4[protocol]} . {low}-{high}": verdict(sources)
+            for protocol, low, high, sources in segments(admits.ranges)
+        }
+        maps = {}
+        for prefix, flags, elements in (("m", "", exact), ("r", "flags interval", wide)):
+            if elements:
+                name = f"{prefix}_{short_hash(sorted(elements.items()))}"
+                maps[name] = flags, elements
+                rules.append(f"{skeleton.PORTED} ct protocol . ct reply proto-src vmap @{name}")
+        rules.append("goto audit" if audit else "goto deny")
+        name = f"{'a' if audit else 'c'}_{short_hash(rules)}"
+        if name in self.classes:
+            for peer in peers:
+                self._peers.release(peer)
+            return name
+        for map_name, (flags, elements) in maps.items():
+            self._acquire_map(map_name, flags, elements)
+        self.rules.add_chain(name, Chain(tuple(rules)))
+        self.classes[name] = _Class(tuple(maps), tuple(peers))
+        return name
+
+    def _acquire_map(self, name: str, flags: str, elements: dict[str, str]) -> None:
+        if name not in self._maps:
+            self._maps[name] = 0
+            self.rules.add_set(name, NftSet(_PORT, flags, verdicts=True))
+            for key, verdict in elements.items():
+                self.rules.put(name, key, verdict)
+        self._maps[name] += 1
+
+    def _collect(self) -> None:
+        """Remove what nobody uses any more: reasons, then their classes, maps and peer sets."""
+        for reason in self._idle:
+            led = self._led.get(reason)
+            if led is not None and not led.uses:
+                del self._led[reason]
+                self.classes[led.name].uses -= 1
+                if not self.classes[led.name].uses:
+                    self._remove_class(led.name)
+        self._idle.clear()
+        self._peers.collect()
+
+    def _remove_class(self, name: str) -> None:
+        item = self.classes.pop(name)
+        self.rules.drop_chain(name)
+        for map_name in item.maps:
+            self._maps[map_name] -= 1
+            if not self._maps[map_name]:
+                del self._maps[map_name]
+                self.rules.drop_set(map_name)
+        for peer in item.peers:
+            self._peers.release(peer)
 
 
 def compile_ruleset(cluster: Cluster, *, node: str = "", pod_cidrs: Iterable[str] = ()) -> Ruleset:
-    """The table of a node; without a name for it, every pod counts as local."""
-    build = _Build(cluster, _owners(cluster.pods))
-    build.chains.update(skeleton.chains())
-    build.sets.update(skeleton.sets(pod_cidrs))
-    policies: dict[str, list[Policy]] = defaultdict(list)
+    """The table of a node for a state of the cluster, from scratch."""
+    compiler = Compiler(node=node, pod_cidrs=pod_cidrs)
+    for name, namespace in cluster.namespaces.items():
+        compiler.put_namespace(name, namespace)
+    for pod in cluster.pods:
+        compiler.put_pod((pod.namespace, pod.name), pod)
     for item in cluster.policies:
-        policies[item.namespace].append(item)
-    pods: dict[int, dict[str, str]] = {4: {}, 6: {}}
-    isolated: dict[int, set[str]] = {4: set(), 6: set()}
-    itself: dict[int, set[str]] = {4: set(), 6: set()}
-    for address, pod in build.owners.items():
-        if node and pod.node != node:
-            continue
-        version = ip_address(address).version
-        target = _target(build, pod, policies[pod.namespace])
-        pods[version][address] = target
-        if target != "accept":
-            for other in pod.ips:
-                if ip_address(other).version == version and build.owners.get(other) is pod:
-                    itself[version].add(f"{other} . {address}")
-            if cluster.isolation(pod.namespace) is Isolation.ON:
-                isolated[version].add(address)
-    for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
-        build.maps[f"pods{version}"] = NftMap(kind, elements=pods[version])
-        build.sets[f"iso{version}"] = NftSet(kind, elements=frozenset(isolated[version]))
-        build.sets[f"self{version}"] = NftSet(
-            f"{kind} . {kind}", elements=frozenset(itself[version])
-        )
-    return Ruleset(build.sets, build.maps, build.chains)
-
-
-def _owners(pods: Iterable[Pod]) -> dict[str, Pod]:
-    """The pod that holds each address; of several that claim it, the newest start."""
-    owners: dict[str, Pod] = {}
-    for pod in sorted(pods, key=lambda item: (item.started, item.namespace, item.name)):
-        if pod.live:
-            owners.update(dict.fromkeys(pod.ips, pod))
-    return owners
-
-
-def _target(build: _Build, pod: Pod, policies: Iterable[Policy]) -> str:
-    """The verdict of a local pod's address."""
-    isolation = build.cluster.isolation(pod.namespace)
-    if isolation is Isolation.OFF:
-        return "accept"
-    admission = _admission(pod, policies)
-    if admission.everything:
-        return "accept"
-    return f"jump {_class(build, admission, audit=isolation is Isolation.AUDIT)}"
-
-
-def _admission(pod: Pod, policies: Iterable[Policy]) -> Admission:
-    anything: Sources = frozenset()
-    protocols: dict[Protocol, Sources] = {}
-    ports: dict[tuple[Protocol, int], Sources] = {}
-    ranges: dict[tuple[Protocol, int, int], Sources] = {}
-    for policy in policies:
-        if not selects(policy, pod):
-            continue
-        for rule in policy.rules:
-            sources = _sources(policy, rule.peers)
-            if not rule.ports:
-                anything = _union(anything, sources)
-            for entry in rule.ports:
-                for protocol, low, high in resolve(entry, pod):
-                    if low is None or high is None:
-                        protocols[protocol] = _union(protocols.get(protocol, _NONE), sources)
-                    elif high - low < EXPANDED:
-                        for number in range(low, high + 1):
-                            key = protocol, number
-                            ports[key] = _union(ports.get(key, _NONE), sources)
-                    else:
-                        wide = protocol, low, high
-                        ranges[wide] = _union(ranges.get(wide, _NONE), sources)
-    return Admission(anything, protocols, ports, ranges)
-
-
-_NONE: frozenset[Source] = frozenset()
-
-
-def _sources(policy: Policy, peers: Iterable[Peer]) -> Sources:
-    listed = tuple(peers)
-    if not listed:
-        return None
-    return frozenset((policy.namespace if peer.pods is not None else "", peer) for peer in listed)
-
-
-def _union(one: Sources, other: Sources) -> Sources:
-    return None if one is None or other is None else one | other
-
-
-def _class(build: _Build, admission: Admission, *, audit: bool) -> str:
-    """The chain of an admission; made when it is first asked for."""
-    rules = []
-    if admission.anything:
-        rules.append(_verdict(build, admission.anything))
-    for protocol in Protocol:
-        sources = admission.protocols.get(protocol, _NONE)
-        if sources is None or sources:
-            rules.append(f"meta l4proto {L4[protocol]} {_verdict(build, sources)}")
-    key = "inet_proto . inet_service"
-    exact = {
-        f"{L4[protocol]} . {number}": _verdict(build, sources)
-        for (protocol, number), sources in admission.ports.items()
-    }
-    wide = {
-        f"{L4[protocol]} . {low}-{high}": _verdict(build, sources)
-        for protocol, low, high, sources in _segments(admission.ranges)
-    }
-    for prefix, flags, elements in (("m", "", exact), ("r", "flags interval", wide)):
-        if elements:
-            name = f"{prefix}_{_hash(sorted(elements.items()))}"
-            build.maps[name] = NftMap(key, flags, elements)
-            rules.append(f"{skeleton.PORTED} ct protocol . ct reply proto-src vmap @{name}")
-    rules.append("goto audit" if audit else "goto deny")
-    name = f"{'a' if audit else 'c'}_{_hash(rules)}"
-    build.chains[name] = Chain(tuple(rules))
-    return name
-
-
-def _segments(
-    ranges: Mapping[tuple[Protocol, int, int], Sources],
-) -> list[tuple[Protocol, int, int, Sources]]:
-    """Ranges that overlap, cut into pieces that do not; each with all its sources."""
-    found = []
-    for protocol in Protocol:
-        own = [(low, high, s) for (p, low, high), s in ranges.items() if p is protocol]
-        cuts = sorted({low for low, _, _ in own} | {high + 1 for _, high, _ in own})
-        for low, after in itertools.pairwise(cuts):
-            sources: Sources = _NONE
-            for first, last, more in own:
-                if first <= low <= last:
-                    sources = _union(sources, more)
-            if sources is None or sources:
-                found.append((protocol, low, after - 1, sources))
-    return found
-
-
-def _verdict(build: _Build, sources: Sources) -> str:
-    return "accept" if sources is None else f"jump {_peers(build, sources)}"
-
-
-def _peers(build: _Build, sources: frozenset[Source]) -> str:
-    """The chain that accepts a union of sources, over one set a family."""
-    known = build.peers.get(sources)
-    if known is not None:
-        return known
-    digest = _hash(sorted(map(repr, sources)))
-    addresses: dict[int, set[str]] = {4: set(), 6: set()}
-    for address, pod in build.owners.items():
-        if _is_source(sources, pod, build.cluster.namespaces):
-            addresses[ip_address(address).version].add(address)
-    build.sets[f"p4_{digest}"] = NftSet("ipv4_addr", elements=frozenset(addresses[4]))
-    build.sets[f"p6_{digest}"] = NftSet("ipv6_addr", elements=frozenset(addresses[6]))
-    chain = f"q_{digest}"
-    build.chains[chain] = Chain(
-        (
-            f"ct original ip saddr @p4_{digest} accept",
-            f"ct original ip6 saddr @p6_{digest} accept",
-        )
-    )
-    build.peers[sources] = chain
-    return chain
-
-
-def _is_source(sources: frozenset[Source], pod: Pod, namespaces: Mapping[str, Namespace]) -> bool:
-    return any(peer_matches(peer, namespace, pod, namespaces) for namespace, peer in sources)
-
-
-def _hash(content: object) -> str:
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+        compiler.put_policy((item.namespace, item.name), item)
+    compiler.take()
+    return compiler.rules

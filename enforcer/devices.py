@@ -46,14 +46,14 @@ _SHOWN = 3
 class Qdisc(NamedTuple):
     """A queueing discipline that filters can hang on, and where they do."""
 
-    index: int
+    device: int
     parents: tuple[int, ...]
 
 
 class Redirect(NamedTuple):
-    """What a filter does with packets of the device `index`; a `target` of 0 may be any."""
+    """What a filter does with packets of a device; a `target` of 0 may be any."""
 
-    index: int
+    device: int
     kind: str
     target: int
 

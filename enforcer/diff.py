@@ -1,96 +1,93 @@
-"""What has to be done to the table, as nft text: a change is a value before it is an act.
+"""From what the kernel holds to what it should hold. Pure.
 
-New objects come first, then elements, then what nobody refers to any more goes. Everything is one
-transaction, so packets see the old state or the new one. Base chains are never touched but for
-their rules. Pure.
+For the start and for repairs; in between the compiler tells what changes. Elements are compared
+one by one, rules as the kernel shows them. What has the right name but another type cannot be
+mended in place: then the caller makes a new table.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from enforcer.ruleset import COMMENT, FAMILY, TABLE, Chain, NftMap, NftSet, Ruleset
+from enforcer.nft.expressions import Expression, compiled
+from enforcer.ruleset import Change, NftSet, Ruleset
 from enforcer.skeleton import COUNTED
 
-_T = f"{FAMILY} {TABLE}"
+Rules = tuple[tuple[Expression, ...], ...]
+
+
+class Incompatible(Exception):
+    """The table was made by another version, or changed so that it cannot be mended in place."""
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
-    """Commands of one commit; `elements` counts the elements that it adds or removes."""
+class Held:
+    """A table as a dump shows it. `hooks` are the base chains, with their declarations."""
 
-    commands: tuple[str, ...]
-    elements: int
-
-    def __bool__(self) -> bool:
-        return bool(self.commands)
-
-    def text(self) -> str:
-        return "".join(command + "\n" for command in self.commands)
+    sets: Mapping[str, NftSet] = field(default_factory=dict)
+    chains: Mapping[str, Rules] = field(default_factory=dict)
+    hooks: Mapping[str, str] = field(default_factory=dict)
 
 
-def diff(have: Ruleset | None, want: Ruleset) -> Transaction:
-    """The way from one state of the table to another; None: there is no table yet."""
-    commands: list[str] = []
-    table: list[str] = []
-    counted = 0
-    if have is None:
-        table.append(f'add table {_T} {{ comment "{COMMENT}"; }}')
-        have = Ruleset()
-    for name in want.sets.keys() - have.sets.keys():
-        item = want.sets[name]
-        commands.append(f"add set {_T} {name} {{ type {item.type}; {_flags(item)}}}")
-    for name in want.maps.keys() - have.maps.keys():
-        made = want.maps[name]
-        commands.append(f"add map {_T} {name} {{ type {made.type} : verdict; {_flags(made)}}}")
-    for name in want.chains.keys() - have.chains.keys():
-        hook = want.chains[name].hook
-        commands.append(f"add chain {_T} {name}" + (f" {{ {hook} }}" if hook else ""))
-    commands.sort()
+def diff(have: Held, want: Ruleset) -> Change:
+    """The way from a table to a ruleset. `Incompatible`."""
+    new_sets: dict[str, NftSet] = {}
+    added: dict[str, dict[str, str]] = {}
+    removed: dict[str, dict[str, str]] = {}
+    for name, made in want.sets.items():
+        held = have.sets.get(name)
+        if held is None:
+            new_sets[name] = made
+            held = NftSet(*made.kind)
+        elif held.kind != made.kind:
+            raise Incompatible(f"set {name} is {held.kind} and should be {made.kind}")
+        if is_counted(name):
+            continue
+        more = {k: v for k, v in made.elements.items() if held.elements.get(k) != v}
+        less = {k: v for k, v in held.elements.items() if made.elements.get(k) != v}
+        if more:
+            added[name] = more
+        if less:
+            removed[name] = less
+    new_chains = {n: c for n, c in want.chains.items() if n not in have.chains}
+    rules = {}
     for name, chain in want.chains.items():
-        commands += _rules(name, have.chains.get(name), chain)
-    for name, item in want.sets.items():
-        old: frozenset[str] = have.sets[name].elements if name in have.sets else frozenset()
-        gone, new = sorted(old - item.elements), sorted(item.elements - old)
-        if name not in COUNTED:
-            commands += _elements("delete", name, gone) + _elements("add", name, new)
-            counted += len(gone) + len(new)
-    for name, made in want.maps.items():
-        before = have.maps[name].elements if name in have.maps else {}
-        # A key that changes its verdict is deleted and added: one transaction, so never absent.
-        left = sorted(key for key, value in before.items() if made.elements.get(key) != value)
-        put = sorted(
-            f"{key} : {value}" for key, value in made.elements.items() if before.get(key) != value
-        )
-        commands += _elements("delete", name, left) + _elements("add", name, put)
-        counted += len(left) + len(put)
-    return Transaction((*table, *commands, *_removals(have, want)), counted)
+        hook = have.hooks.get(name, "")
+        if name in have.chains and hook != chain.hook:
+            raise Incompatible(f"chain {name} is {hook!r} and should be {chain.hook!r}")
+        if name in have.chains and have.chains[name] != tuple(map(compiled, chain.rules)):
+            rules[name] = chain.rules
+    return Change(
+        sets=new_sets,
+        chains=new_chains,
+        rules=rules,
+        added=added,
+        removed=removed,
+        gone_chains=tuple(name for name in have.chains if name not in want.chains),
+        gone_sets=tuple(name for name in have.sets if name not in want.sets),
+    )
 
 
-def _flags(item: NftSet | NftMap) -> str:
-    return f"{item.flags}; " if item.flags else ""
+def is_counted(name: str) -> bool:
+    """Whether packets fill a set, and not we."""
+    return name.startswith(COUNTED)
 
 
-def _rules(name: str, have: Chain | None, want: Chain) -> list[str]:
-    if have is not None and have.rules == want.rules:
-        return []
-    flush = [f"flush chain {_T} {name}"] if have is not None else []
-    return flush + [f"add rule {_T} {name} {rule}" for rule in want.rules or ()]
-
-
-def _elements(verb: str, name: str, elements: Iterable[str]) -> list[str]:
-    listed = ", ".join(elements)
-    return [f"{verb} element {_T} {name} {{ {listed} }}"] if listed else []
-
-
-def _removals(have: Ruleset, want: Ruleset) -> list[str]:
-    """Users before what they use: classes, their maps, peer chains, peer sets."""
-    chains = [name for name in have.chains if name not in want.chains]
-    maps = [name for name in have.maps if name not in want.maps]
-    sets = [name for name in have.sets if name not in want.sets]
+def differences(change: Change) -> list[str]:
+    """What a change says is wrong with a table, for people: a line each."""
     return [
-        *(f"flush chain {_T} {name}" for name in chains),
-        *(f"flush map {_T} {name}" for name in maps),
-        *(f"delete map {_T} {name}" for name in maps),
-        *(f"delete chain {_T} {name}" for name in chains),
-        *(f"delete set {_T} {name}" for name in sets),
+        *(f"set {name} is missing" for name in change.sets),
+        *(f"chain {name} is missing" for name in change.chains),
+        *(f"chain {name} has other rules" for name in change.rules),
+        *(
+            f"{name}: {key}{' : ' if verdict else ''}{verdict} is missing"
+            for name, elements in change.added.items()
+            for key, verdict in elements.items()
+        ),
+        *(
+            f"{name}: {key}{' : ' if verdict else ''}{verdict} should not be there"
+            for name, elements in change.removed.items()
+            for key, verdict in elements.items()
+        ),
+        *(f"chain {name} should not be there" for name in change.gone_chains),
+        *(f"set {name} should not be there" for name in change.gone_sets),
     ]

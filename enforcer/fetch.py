@@ -34,6 +34,9 @@ READ_TIMEOUT = 75.0  # seconds; servers send a bookmark at least once a minute
 WATCH_SECONDS = (300, 600)  # the server ends a watch after a time drawn from here
 REMIND = 60.0  # seconds until a failure that goes on is logged again
 
+# The server, and its last error or an empty text.
+Report = Callable[[str, str], None]
+
 log = structlog.get_logger()
 
 
@@ -116,11 +119,12 @@ async def follow(
     tell: Callable[[Replace | Apply], None],
     *,
     rand: random.Random,
+    report: Report = lambda server, error: None,
 ) -> None:
-    """Keep `tell` informed of a resource, for ever."""
+    """Keep `tell` informed of a resource, for ever, and `report` of how the server answers."""
     state = State()
     server = connection.access.server
-    trouble = _Trouble(path)
+    trouble = _Trouble(path, report)
 
     def step(event: Input) -> None:
         nonlocal state
@@ -148,12 +152,14 @@ async def follow(
 class _Trouble:
     """Logs a failure when it begins, changes or goes on for long, and its end."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, report: Report = lambda server, error: None) -> None:
         self._path = path
+        self._report = report
         self._error = ""
         self._logged = self._since = 0.0
 
     def told(self, phase: str, server: str, error: str) -> None:
+        self._report(server, error)
         now = asyncio.get_running_loop().time()
         self._since = self._since if self._error else now
         if error != self._error or now > self._logged + REMIND:
@@ -168,7 +174,8 @@ class _Trouble:
             self._logged = now
         self._error = error
 
-    def over(self) -> None:
+    def over(self, server: str) -> None:
+        self._report(server, "")
         if self._error:
             away = asyncio.get_running_loop().time() - self._since
             log.info("following again", path=self._path, seconds=round(away, 1))
@@ -207,7 +214,7 @@ async def _list(
     state: State,
     step: Callable[[Input], None],
     rand: random.Random,
-    works: Callable[[], None],
+    works: Callable[[str], None],
 ) -> None:
     query = {"limit": str(PAGE), **({"continue": state.token} if state.token else {})}
     async with connection.get(path, query) as response:
@@ -218,7 +225,7 @@ async def _list(
     metadata = body.get("metadata")
     if not isinstance(metadata, dict):
         raise ValueError("the answer is no list: it has no metadata")
-    works()
+    works(connection.access.server)
     items = tuple(item for item in body.get("items") or () if isinstance(item, dict))
     step(Listed(items, str(metadata.get("resourceVersion", "")), metadata.get("continue") or ""))
 
@@ -229,7 +236,7 @@ async def _watch(
     state: State,
     step: Callable[[Input], None],
     rand: random.Random,
-    works: Callable[[], None],
+    works: Callable[[str], None],
 ) -> None:
     query = {
         "watch": "true",
@@ -241,7 +248,7 @@ async def _watch(
         if not await _accepted(connection, response, path, "watch"):
             step(Gone())
             return
-        works()
+        works(connection.access.server)
         async for line in response.aiter_lines():
             event = _object(line)
             told = event.get("object")

@@ -1,30 +1,34 @@
-"""netpol-enforcer: run, render, verify, cleanup."""
+"""netpol-enforcer: run, status, flows, render, verify, cleanup."""
 
 import asyncio
-import contextlib
-import difflib
+import json
 import logging
 import os
-import random
-import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine, Iterator
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import structlog
 import typer
 
-from enforcer import fetch, sync
+from enforcer import canary, daemon, saved, show, sync
 from enforcer.access import BadAccess
-from enforcer.diff import diff
-from enforcer.model import NAMESPACES, PODS, POLICIES
-from enforcer.nft import dump
+from enforcer.compile import Compiler
+from enforcer.daemon import OnExit, Options, Probing
+from enforcer.diff import differences
+from enforcer.endpoint import DEFAULT, Endpoint
 from enforcer.nft.kernel import Kernel, KernelError
 from enforcer.ruleset import FAMILY, TABLE, Ruleset
 from enforcer.settings import DEFAULT_SERVER, Settings, settings
+from enforcer.skeleton import LOG_GROUP
+from enforcer.table import Table, Taken
+from enforcer.text import rendered
+
+STATE = "/var/lib/netpol"
 
 app = typer.Typer(
     help="Program this host's packet filter with the network policies of an API server.",
@@ -87,6 +91,79 @@ def default() -> None:
     _configure_logs()
 
 
+Bind = Annotated[
+    str,
+    typer.Option(
+        "--metrics-bind-address",
+        envvar=show.VARIABLE,
+        help="Where probes, metrics, status and flows are served; 0 is off.",
+    ),
+]
+WaitSocket = Annotated[
+    str,
+    typer.Option(
+        envvar="NETPOL_WAIT_SOCKET",
+        help="Path of the socket at which netpol-cni waits for a pod's rules; left out: none.",
+    ),
+]
+StateDir = Annotated[
+    str,
+    typer.Option(
+        envvar="NETPOL_STATE_DIR",
+        help="Where the last ruleset is saved for the next boot; empty: nowhere.",
+    ),
+]
+FlowLogPath = Annotated[
+    str,
+    typer.Option(
+        "--flow-log",
+        envvar="NETPOL_FLOW_LOG",
+        help="File for records of denied flows, as JSON lines; - is standard output.",
+    ),
+]
+LogGroup = Annotated[
+    int,
+    typer.Option(
+        envvar="NETPOL_LOG_GROUP",
+        min=0,
+        max=65535,
+        help="NFLOG group by which the kernel tells of denied flows; 0: it does not.",
+    ),
+]
+CanaryMode = Annotated[
+    Probing,
+    typer.Option(
+        "--canary",
+        envvar="NETPOL_CANARY",
+        help="Probe the packet filter with a pair of namespaces of its own.",
+    ),
+]
+Exit = Annotated[
+    OnExit,
+    typer.Option(
+        envvar="NETPOL_ON_EXIT",
+        help="At the end keep the table, open all pods, or close the isolated ones.",
+    ),
+]
+Owned = Annotated[
+    bool,
+    typer.Option(
+        "--own-table/--share-table",
+        envvar="NETPOL_OWN_TABLE",
+        help="Whether the kernel keeps other processes from changing the table (Linux 6.9).",
+    ),
+]
+VerifyEvery = Annotated[
+    float,
+    typer.Option(
+        "--verify-every",
+        envvar="NETPOL_VERIFY_EVERY",
+        min=1.0,
+        help="Seconds between two comparisons of the kernel with the ruleset.",
+    ),
+]
+
+
 @app.command()
 def run(
     server: Server = "",
@@ -96,11 +173,37 @@ def run(
     node_name: Node = "",
     pod_cidr: Cidrs = None,
     netns: Netns = "",
+    metrics_bind_address: Bind = DEFAULT,
+    wait_socket: WaitSocket = "",
+    state_dir: StateDir = STATE,
+    flow_log: FlowLogPath = "",
+    log_group: LogGroup = LOG_GROUP,
+    probing: CanaryMode = Probing.AUTO,
+    on_exit: Exit = OnExit.KEEP,
+    own_table: Owned = True,
+    verify_every: VerifyEvery = 600.0,
 ) -> None:
     """Follow the API server and keep the packet filter equal to its policies."""
     _check_cidrs(pod_cidr)
     chosen = _settings(server, kubeconfig, policy_server, policy_kubeconfig, node_name)
-    _finish(_run(chosen, pod_cidr or [], netns))
+    try:
+        endpoint = Endpoint.parse(metrics_bind_address)
+    except ValueError as error:
+        raise typer.BadParameter(f"--metrics-bind-address: {error}") from None
+    options = Options(
+        pod_cidrs=tuple(pod_cidr or ()),
+        netns=netns,
+        endpoint=endpoint,
+        wait_socket=Path(wait_socket) if wait_socket else None,
+        state=state_dir,
+        flow_log=flow_log,
+        log_group=log_group,
+        probing=probing,
+        on_exit=on_exit,
+        owned=own_table,
+        verify_every=verify_every,
+    )
+    _finish(daemon.run(chosen, options))
 
 
 @app.command()
@@ -111,12 +214,13 @@ def render(
     policy_kubeconfig: PolicyKubeconfig = "",
     node_name: Node = "",
     pod_cidr: Cidrs = None,
+    log_group: LogGroup = LOG_GROUP,
 ) -> None:
     """Print what the server's present state would load, and exit."""
     _check_cidrs(pod_cidr)
     chosen = _settings(server, kubeconfig, policy_server, policy_kubeconfig, node_name)
-    want = _finish(_desired(chosen, pod_cidr or []))
-    sys.stdout.write(diff(None, want).text())
+    compiler = Compiler(node=chosen.node, pod_cidrs=pod_cidr or (), log_group=log_group)
+    sys.stdout.write(rendered(_finish(_desired(chosen, compiler))))
 
 
 @app.command()
@@ -128,101 +232,112 @@ def verify(
     node_name: Node = "",
     pod_cidr: Cidrs = None,
     netns: Netns = "",
+    log_group: LogGroup = LOG_GROUP,
 ) -> None:
     """Compare the kernel with what should be loaded; exit status 1 if they differ."""
     _check_cidrs(pod_cidr)
     chosen = _settings(server, kubeconfig, policy_server, policy_kubeconfig, node_name)
-    differences = _finish(_verify(chosen, pod_cidr or [], netns))
-    sys.stdout.writelines(f"{line}\n" for line in differences)
-    if differences:
+    compiler = Compiler(node=chosen.node, pod_cidrs=pod_cidr or (), log_group=log_group)
+    found = _finish(_verify(chosen, compiler, netns))
+    sys.stdout.writelines(f"{line}\n" for line in found)
+    if found:
         raise typer.Exit(1)
     sys.stdout.write("the kernel holds what it should\n")
 
 
 @app.command()
-def cleanup(netns: Netns = "") -> None:
-    """Remove the enforcer's table: all traffic passes."""
-    _finish(_cleanup(netns))
-
-
-async def _run(chosen: Settings, cidrs: list[str], netns: str) -> None:
-    kernel = Kernel(netns=netns)
-    async with _sources(chosen) as sources:
-        cluster, policies = sources[PODS].access, sources[POLICIES].access
-        structlog.get_logger().info(
-            "starting",
-            cluster=f"{cluster.server} ({cluster.origin})",
-            policies=f"{policies.server} ({policies.origin})",
-            node=chosen.node or "(every pod)",
-        )
-        enforcer = sync.Enforcer(
-            sources=sources,
-            kernel=kernel,
-            node=chosen.node,
-            pod_cidrs=cidrs,
-            rand=random.SystemRandom(),
-        )
-        task = asyncio.create_task(enforcer.run(), name="enforcer")
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-    kernel.close()
-    structlog.get_logger().info("stopped; the table stays in place")
-
-
-@contextlib.asynccontextmanager
-async def _sources(chosen: Settings) -> AsyncIterator[dict[str, fetch.Connection]]:
-    """The server of each resource. `BadAccess`."""
-    async with contextlib.AsyncExitStack() as stack:
-        cluster = policies = fetch.Connection(chosen.cluster)
-        stack.push_async_callback(cluster.close)
-        if chosen.policies is not None:
-            policies = fetch.Connection(chosen.policies)
-            stack.push_async_callback(policies.close)
-        yield {NAMESPACES: cluster, PODS: cluster, POLICIES: policies}
-
-
-async def _desired(chosen: Settings, cidrs: list[str]) -> Ruleset:
-    async with _sources(chosen) as sources:
-        return await sync.desired(sources, node=chosen.node, pod_cidrs=cidrs)
-
-
-async def _verify(chosen: Settings, cidrs: list[str], netns: str) -> list[str]:
-    want = await _desired(chosen, cidrs)
-    kernel, trial = Kernel(netns=netns), Kernel(private=True)
+def flows(
+    address: show.Address = DEFAULT,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Of either end.")] = "",
+    pod: Annotated[str, typer.Option(help="A pod's name, or an address; of either end.")] = "",
+    verdict: Annotated[str, typer.Option(help="denied or audited.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    output: show.Output = "",
+) -> None:
+    """Print the flows that this host denied, or would have, with the reason of each."""
+    asked: dict[str, str | int] = {"limit": limit}
+    given = {"namespace": namespace, "pod": pod, "verdict": verdict}
+    asked |= {key: value for key, value in given.items() if value}
     try:
-        have = await kernel.table(FAMILY, TABLE)
-        if have is None:
+        found = show.fetch(address, "/flows", asked)
+    except show.Unreachable as error:
+        sys.stderr.write(f"netpol-enforcer: {error}\n")
+        raise typer.Exit(show.UNREACHABLE) from None
+    if output:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    from enforcer import flow_table
+
+    flow_table.show(found["flows"], sys.stdout)
+
+
+@app.command()
+def cleanup(netns: Netns = "", state_dir: StateDir = STATE) -> None:
+    """Remove the enforcer's tables and what it saved: all traffic passes."""
+    _finish(_cleanup(netns, state_dir))
+
+
+show.register(app)
+
+
+async def _desired(chosen: Settings, compiler: Compiler) -> Ruleset:
+    async with daemon.sources(chosen) as sources:
+        return await sync.desired(sources, compiler)
+
+
+async def _verify(chosen: Settings, compiler: Compiler, netns: str) -> list[str]:
+    await _desired(chosen, compiler)
+    kernel = Kernel(netns=netns)
+    table = Table(kernel)
+    try:
+        ours = await table.found()
+        if not ours:
             return [f"there is no table {FAMILY} {TABLE}"]
-        await trial.run(diff(None, want).text())
-        wanted = await trial.table(FAMILY, TABLE) or []
-        lines = difflib.unified_diff(
-            dump.comparable(have), dump.comparable(wanted), "kernel", "wanted", lineterm="", n=0
-        )
-        return list(lines)
+        if len(ours) > 1:
+            return [f"there are several tables: {', '.join(item.name for item in ours)}"]
+        table.name = ours[0].name
+        found = await table.verify(compiler.rules)
+        if canary.is_in(found.removed):
+            canary.put(compiler, chosen.node)
+            compiler.take()
+            found = await table.verify(compiler.rules)
+        return differences(found)
     finally:
         kernel.close()
-        trial.close()
 
 
-async def _cleanup(netns: str) -> None:
+async def _cleanup(netns: str, state_dir: str) -> None:
     kernel = Kernel(netns=netns)
     try:
-        if await kernel.table(FAMILY, TABLE) is not None:
-            await kernel.run(f"delete table {FAMILY} {TABLE}")
+        await Table(kernel).remove()
     finally:
         kernel.close()
+    if path := saved.place(state_dir, netns):
+        path.unlink(missing_ok=True)
 
 
 def _finish(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a command; what it cannot go on with is one line and exit status 2."""
     try:
         return asyncio.run(work)
-    except (BadAccess, KernelError, httpx.HTTPError, OSError) as error:
+    except (BadAccess, Taken, KernelError, httpx.HTTPError, OSError) as error:
         sys.stderr.write(f"netpol-enforcer: {error}\n")
         raise typer.Exit(2) from None
+    except BaseExceptionGroup as group:
+        expected, others = group.split((Taken, KernelError, OSError))
+        if others is not None or expected is None:
+            raise
+        for leaf in _leaves(expected):
+            sys.stderr.write(f"netpol-enforcer: {leaf}\n")
+        raise typer.Exit(2) from None
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def _settings(
@@ -261,6 +376,7 @@ def _configure_logs() -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
             render_as,
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

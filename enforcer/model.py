@@ -1,111 +1,225 @@
-"""What the enforcer knows of the cluster: namespaces, pods and policies, by name.
+"""What the enforcer knows of the cluster: the followers tell it, the compiler is told the changes.
 
-The followers tell it what they hear; the compiler reads `cluster()`. Pure. Nothing can be compiled
-before all three resources are complete. A policy that is wrong grants nothing and is reported.
+Objects become values here, and only values that differ go on. Nothing may be committed before all
+three resources are complete. A policy that is wrong grants nothing and is reported. A pod whose
+addresses the API does not know yet may be given them by a claim, from the plugin that starts it.
+Pure.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import policy
+from enforcer.compile import Compiler
+from enforcer.index import Key
 from enforcer.reflector import Apply, Replace
-from policy import Cluster, InvalidPolicy, Namespace, Pod, Policy
+from policy import InvalidPolicy, Pod
 
 NAMESPACES = "/api/v1/namespaces"
 PODS = "/api/v1/pods"
 POLICIES = "/apis/net.alpha.kubernetes.io/v1alpha1/networkpolicys"
 RESOURCES = (NAMESPACES, PODS, POLICIES)
+MIRRORED = "kubernetes.io/config.mirror"
+CLAIMS = 4096  # pods that are being started on one node, at most
 
 Json = Mapping[str, Any]
-Key = tuple[str, str]
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """The addresses that a pod's sandbox has been given, by interface.
+
+    Without `uid`, it is of any pod of the name. `since` is RFC 3339: who gets an address latest has
+    it.
+    """
+
+    uid: str
+    sandbox: str
+    since: str
+    interfaces: Mapping[str, tuple[str, ...]]
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """Each once."""
+        return tuple(dict.fromkeys(ip for ips in self.interfaces.values() for ip in ips))
 
 
 class Model:
-    """`changed` is set by every change that a ruleset could depend on; the caller clears it."""
+    """`revisions` are those of the last change heard of each resource.
 
-    def __init__(self) -> None:
-        self.changed = False
+    What is in the namespaces of `apart` is not the API's, and no list of it takes that away.
+    """
+
+    def __init__(self, compiler: Compiler, *, apart: frozenset[str] = frozenset()) -> None:
+        self.compiler = compiler
+        self._apart = apart
         self.invalid: dict[Key, InvalidPolicy] = {}
+        self.revisions: dict[str, str] = {}
         self._synced: set[str] = set()
-        self._namespaces: dict[Key, Namespace] = {}
-        self._pods: dict[Key, Pod] = {}
-        self._policies: dict[Key, Policy] = {}
+        self._pods: dict[Key, tuple[tuple[str, ...], Pod]] = {}  # by the API alone, with uids
+        self._given: dict[Key, Given] = {}
 
     @property
     def synced(self) -> bool:
         """Whether all three resources have been listed."""
         return self._synced == set(RESOURCES)
 
+    def has(self, resource: str) -> bool:
+        """Whether a resource has been listed."""
+        return resource in self._synced
+
     def tell(self, resource: str, output: Replace | Apply) -> list[InvalidPolicy]:
         """Take in what a follower heard; the policies that it was the first to find wrong."""
-        before = dict(self.invalid)
+        found: list[InvalidPolicy] = []
         if isinstance(output, Apply):
-            self._apply(resource, output.obj, deleted=output.deleted)
+            self._apply(resource, output.obj, found, deleted=output.deleted)
+            self.revisions[resource] = _metadata(output.obj, "resourceVersion")
         else:
             present = {_key(item) for item in output.items}
             for key in [key for key in self._known(resource) if key not in present]:
                 self._remove(resource, key)
             for item in output.items:
-                self._apply(resource, item, deleted=False)
-            if resource not in self._synced:
-                self._synced.add(resource)
-                self.changed = True
-        return [error for key, error in self.invalid.items() if str(before.get(key)) != str(error)]
+                self._apply(resource, item, found, deleted=False)
+            self._synced.add(resource)
+            self.revisions[resource] = output.revision
+        return found
 
-    def cluster(self) -> Cluster:
-        """The state as values; only once everything is synced."""
-        if not self.synced:
-            raise RuntimeError("the model is not complete yet")
-        return Cluster(
-            namespaces={item.name: item for item in self._namespaces.values()},
-            pods=tuple(self._pods.values()),
-            policies=tuple(self._policies.values()),
-        )
+    def give(self, key: Key, given: Given) -> None:
+        """A sandbox has been given addresses. `ValueError` where too many pods are starting."""
+        known = self._given.get(key)
+        if known is None and len(self._given) >= CLAIMS:
+            raise ValueError(f"{CLAIMS} pods are starting already")
+        if known is not None and known.sandbox == given.sandbox:
+            given = replace(given, interfaces={**known.interfaces, **given.interfaces})
+        self._given[key] = given
+        self._tell_pod(key)
+
+    def take_back(self, key: Key, sandbox: str, interface: str) -> None:
+        """An interface of a sandbox is gone. That of an older sandbox says nothing any more."""
+        given = self._given.get(key)
+        if given is not None and given.sandbox == sandbox:
+            left = {name: ips for name, ips in given.interfaces.items() if name != interface}
+            if left:
+                self._given[key] = replace(given, interfaces=left)
+            else:
+                del self._given[key]
+            self._tell_pod(key)
+
+    def pod(self, key: Key, uid: str) -> Pod | None:
+        """A pod as it counts, if the API knows it; with an empty uid, any of the name."""
+        known = self._pods.get(key)
+        if known is None or (uid and uid not in known[0]):
+            return None
+        return self.compiler.index.pods.get(key)
 
     def strangers(self, node: str) -> list[str]:
         """The nodes that pods are on, where none is on this one: its name may be wrong."""
-        nodes = {pod.node for pod in self._pods.values() if pod.node}
+        nodes = {pod.node for _, pod in self._pods.values() if pod.node}
         return sorted(nodes) if node and node not in nodes else []
 
     def _known(self, resource: str) -> list[Key]:
-        return [*self._objects(resource), *(self.invalid if resource == POLICIES else ())]
+        index = self.compiler.index
+        if resource == NAMESPACES:
+            return [("", name) for name in index.namespaces if name not in self._apart]
+        if resource == PODS:
+            return list(self._pods)
+        valid = (
+            (space, name)
+            for space, own in index.policies.items()
+            if space not in self._apart
+            for name in own
+        )
+        return [*valid, *self.invalid]
 
-    def _apply(self, resource: str, obj: Json, *, deleted: bool) -> None:
+    def _apply(
+        self, resource: str, obj: Json, found: list[InvalidPolicy], *, deleted: bool
+    ) -> None:
         key = _key(obj)
         if deleted:
             self._remove(resource, key)
         elif resource == NAMESPACES:
-            self._put(self._namespaces, key, policy.namespace(obj))
+            known = self.compiler.index.namespaces.get(key[1])
+            _differs(known, policy.namespace(obj), lambda v: self.compiler.put_namespace(key[1], v))
         elif resource == PODS:
-            self._put(self._pods, key, policy.pod(obj))
+            made = _uids(obj), policy.pod(obj)
+            if self._pods.get(key) != made:
+                self._pods[key] = made
+                self._tell_pod(key)
         else:
-            try:
-                parsed = policy.parse(obj)
-            except InvalidPolicy as error:
-                self._remove(resource, key)
-                self.invalid[key] = error
-            else:
-                self.invalid.pop(key, None)
-                self._put(self._policies, key, parsed)
+            self._policy(key, obj, found)
 
-    def _put(self, known: dict[Key, Any], key: Key, value: Any) -> None:
-        if known.get(key) != value:
-            known[key] = value
-            self.changed = True
+    def _policy(self, key: Key, obj: Json, found: list[InvalidPolicy]) -> None:
+        known = self.compiler.index.policies.get(key[0], {}).get(key[1])
+        try:
+            parsed = policy.parse(obj)
+        except InvalidPolicy as error:
+            if str(self.invalid.get(key)) != str(error):
+                found.append(error)
+            self.invalid[key] = error
+            if known is not None:
+                self.compiler.put_policy(key, None)
+        else:
+            self.invalid.pop(key, None)
+            _differs(known, parsed, lambda value: self.compiler.put_policy(key, value))
 
     def _remove(self, resource: str, key: Key) -> None:
-        if resource == POLICIES:
-            self.invalid.pop(key, None)
-        if self._objects(resource).pop(key, None) is not None:
-            self.changed = True
-
-    def _objects(self, resource: str) -> dict[Key, Any]:
+        index = self.compiler.index
         if resource == NAMESPACES:
-            return self._namespaces
-        return self._pods if resource == PODS else self._policies
+            if key[1] in index.namespaces:
+                self.compiler.put_namespace(key[1], None)
+        elif resource == PODS:
+            if self._pods.pop(key, None) is not None:
+                self._given.pop(key, None)
+                self._tell_pod(key)
+        else:
+            self.invalid.pop(key, None)
+            if key[1] in index.policies.get(key[0], {}):
+                self.compiler.put_policy(key, None)
+
+    def _tell_pod(self, key: Key) -> None:
+        """A claim counts until the API knows the addresses, or the pod is another one."""
+        uids, pod = self._pods.get(key, ((), None))
+        given = self._given.get(key)
+        if pod is not None and given is not None:
+            other = given.uid and given.uid not in uids
+            if other or pod.finished or set(pod.ips) == set(given.ips):
+                del self._given[key]
+            else:
+                pod = replace(pod, ips=given.ips, started=given.since)
+        if self.compiler.index.pods.get(key) != pod:
+            self.compiler.put_pod(key, pod)
+
+
+def _differs(known: V | None, made: V, put: Callable[[V], None]) -> None:
+    if known != made:
+        put(made)
 
 
 def _key(obj: Json) -> Key:
+    return _metadata(obj, "namespace"), _metadata(obj, "name")
+
+
+def _uids(obj: Json) -> tuple[str, ...]:
+    """What a pod may be known by: a static pod's own uid is in an annotation of its mirror."""
     metadata = obj.get("metadata")
-    metadata = metadata if isinstance(metadata, Mapping) else {}
-    return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
+    annotations = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    mirrored = annotations.get(MIRRORED) if isinstance(annotations, Mapping) else None
+    return tuple(filter(None, (_metadata(obj, "uid"), str(mirrored or ""))))
+
+
+def _metadata(obj: Json, field: str) -> str:
+    metadata = obj.get("metadata")
+    return str(metadata.get(field) or "") if isinstance(metadata, Mapping) else ""
+
+
+def conflicts(compiler: Compiler) -> dict[str, list[str]]:
+    """The addresses that several live pods claim, with the pods; who has it is first."""
+    found = {}
+    for address in sorted(compiler.index.disputed):
+        owner = compiler.index.owner(address)
+        others: Iterable[Pod] = compiler.index.claims(address)
+        listed = sorted(others, key=lambda pod: (pod is not owner, pod.namespace, pod.name))
+        found[address] = [f"{pod.namespace}/{pod.name}" for pod in listed]
+    return found

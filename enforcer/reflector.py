@@ -75,9 +75,10 @@ Input = Listed | Line | Ended | Gone | Failed
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """The whole state of the resource."""
+    """The whole state of the resource, at a revision."""
 
     items: tuple[Json, ...]
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def _page(state: State, event: Listed, rand: random.Random) -> Step:
     items = (*state.items, *event.items)
     if event.token:
         return replace(state, token=event.token, items=items, wait=0.0), None
-    return State(Phase.WATCH, revision=event.revision), Replace(items)
+    return State(Phase.WATCH, revision=event.revision), Replace(items, event.revision)
 
 
 def _line(state: State, event: Line, rand: random.Random) -> Step:

@@ -118,7 +118,7 @@ def way(ip: str) -> bytes:
 
 def ends_here(body: bytes) -> bool:
     """Whether an answer to `GETROUTE` leads into the namespace itself."""
-    return _ROUTE.unpack_from(body)[7] == _LOCAL
+    return bool(_ROUTE.unpack_from(body)[7] == _LOCAL)
 
 
 def neighbour(index: int, ip: str, mac: bytes) -> bytes:

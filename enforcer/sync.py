@@ -1,139 +1,333 @@
 """Keep the kernel equal to the model: coalesce, compile, commit the difference, try again.
 
-Nothing is committed before all three resources are complete. When a commit fails the old state
-stays, and the next attempt starts from what the kernel holds. Stopping leaves the table in place.
+Nothing is committed before all three resources are complete; until then the table that is there
+stays, or after a reboot the last one that was saved. When a commit fails the old state stays, and
+the next attempt starts from what the kernel holds. Stopping leaves the table in place.
 """
 
 import asyncio
 import random
+import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 
-from enforcer import fetch
-from enforcer.compile import compile_ruleset
-from enforcer.diff import diff
+from enforcer import fetch, saved
+from enforcer.compile import Compiler
+from enforcer.diff import differences
 from enforcer.fetch import Connection
-from enforcer.model import RESOURCES, Model
-from enforcer.nft import dump
-from enforcer.nft.kernel import Kernel, KernelError
+from enforcer.model import RESOURCES, Model, conflicts
+from enforcer.nft import events
+from enforcer.nft.kernel import KernelError
 from enforcer.reflector import Apply, Replace
-from enforcer.ruleset import FAMILY, TABLE, Ruleset
+from enforcer.ruleset import Change, Ruleset
+from enforcer.starts import Starts
+from enforcer.status import Status
+from enforcer.table import Table
 
 COALESCE = 0.005  # seconds that one change waits for others: half of the bound of 10 ms
 RETRY = (0.2, 10.0)  # seconds after a failed commit: first and longest
+SAVE = 5.0  # seconds between two savings: what a reboot may have missed
+SHOWN = 5  # differences in a log line
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Culprit:
+    """Who changed the table; 0 where that is not known."""
+
+    pid: int
+    program: str
+
+
 class Enforcer:
-    """Follows API servers, one a resource, and programs one network namespace."""
+    """Follows API servers, one a resource, and programs one network namespace.
+
+    `verify_every` is in seconds. `state` is where the ruleset is saved, if anywhere.
+    """
 
     def __init__(
         self,
         *,
         sources: Mapping[str, Connection],
-        kernel: Kernel,
+        table: Table,
+        compiler: Compiler,
+        status: Status,
         node: str,
-        pod_cidrs: Iterable[str],
         rand: random.Random,
+        apart: frozenset[str] = frozenset(),
+        state: Path | None = None,
+        verify_every: float = 600.0,
     ) -> None:
         self._sources = sources
-        self._kernel = kernel
+        self._table = table
+        self._compiler = compiler
+        self._status = status
         self._node = node
-        self._pod_cidrs = tuple(pod_cidrs)
         self._rand = rand
-        self._model = Model()
-        self._heard = asyncio.Event()
-        self._committed: Ruleset | None = None
-        self._adopted = False
+        self._state = state
+        self._every = verify_every
+        self._model = Model(compiler, apart=apart)
+        self.starts = Starts(self._model, node=node, wake=self._wake)
+        self._awake = asyncio.Event()
+        self._relist = asyncio.Event()
+        self._heard: float | None = None  # when the oldest change that is not committed was heard
+        self._loaded = False  # the kernel holds what was committed last
+        self._verify = False
+        self._culprit: Culprit | None = None
+        self._unsaved = asyncio.Event()
+        self._others: socket.socket | None = None
 
     async def run(self) -> None:
-        """Until cancelled. A task group owns the followers and the committer."""
-        await self._look()
-        async with asyncio.TaskGroup() as tasks:
-            for resource in RESOURCES:
-                tasks.create_task(self._follow(resource), name=f"follow {resource}")
-            tasks.create_task(self._commit_all(), name="commit")
-
-    async def _look(self) -> None:
-        """Say what packets meet until everything is known for the first time."""
+        """Until cancelled. `Taken` where another enforcer is here."""
+        await self._table.lock()
+        await self._begin()
         try:
-            there = await self._kernel.has(FAMILY, TABLE)
-        except KernelError as error:
-            log.error("the kernel cannot be asked", error=str(error))
-            return
-        if there:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow_all(), name="follow")
+                tasks.create_task(self._commit_all(), name="commit")
+                tasks.create_task(self._verify_all(), name="verify")
+                if self._state is not None:
+                    tasks.create_task(self._save_all(self._state), name="save")
+        finally:
+            self._table.unlock()
+            if self._others is not None:
+                asyncio.get_running_loop().remove_reader(self._others)
+                self._others.close()
+
+    def reread(self) -> None:
+        """List everything again, and compare the kernel with it."""
+        self._relist.set()
+        self.verify()
+
+    def verify(self) -> None:
+        """Compare the kernel with what it should hold, and mend it."""
+        self._verify = True
+        self._awake.set()
+
+    @property
+    def rules(self) -> Ruleset | None:
+        """What is committed; None before the first commit."""
+        return self._compiler.rules if self._status.complete else None
+
+    def _wake(self) -> None:
+        if self._heard is None:
+            self._heard = time.monotonic()
+        self._awake.set()
+
+    async def _begin(self) -> None:
+        """What packets meet until everything is known for the first time."""
+        if await self._table.found():
             log.info("the ruleset in the kernel stays until everything has been listed")
-        else:
+            return
+        found = saved.read(self._state) if self._state is not None else None
+        if found is None:
             log.warning("there is no ruleset yet: traffic passes until everything has been listed")
+            return
+        rules, when = found
+        await self._table.load(rules)
+        self._status.restored(when)
+        log.info("the saved ruleset holds until everything has been listed", saved=round(when))
+
+    async def _follow_all(self) -> None:
+        """The followers; started anew when everything is to be listed again."""
+        while True:
+            self._relist.clear()
+            async with asyncio.TaskGroup() as tasks:
+                running = [
+                    tasks.create_task(self._follow(resource), name=f"follow {resource}")
+                    for resource in RESOURCES
+                ]
+                await self._relist.wait()
+                log.info("everything is listed again")
+                for task in running:
+                    task.cancel()
 
     async def _follow(self, resource: str) -> None:
-        def tell(output: Replace | Apply) -> None:
-            was_synced = self._model.synced
-            for error in self._model.tell(resource, output):
-                log.warning("policy is invalid and grants nothing", errors=str(error))
-            if self._model.synced and not was_synced:
-                log.info("synced")
-            self._heard.set()
+        status, model = self._status, self._model
 
-        await fetch.follow(self._sources[resource], resource, tell, rand=self._rand)
+        def tell(output: Replace | Apply) -> None:
+            was_synced = model.synced
+            for error in model.tell(resource, output):
+                log.warning("policy is invalid and grants nothing", errors=str(error))
+            if isinstance(output, Replace):
+                status.synced(resource)
+            status.heard(resource, model.revisions[resource])
+            status.invalid({"/".join(key): str(e) for key, e in model.invalid.items()})
+            if model.synced and not was_synced:
+                log.info("synced")
+            self._wake()
+
+        def report(server: str, error: str) -> None:
+            status.following(resource, not error, error, server=server)
+
+        await fetch.follow(self._sources[resource], resource, tell, rand=self._rand, report=report)
 
     async def _commit_all(self) -> None:
         delay = RETRY[0]
         while True:
-            await self._heard.wait()
+            await self._awake.wait()
             await asyncio.sleep(COALESCE)
-            self._heard.clear()
-            if not self._model.synced or not (self._model.changed or not self._adopted):
+            self._awake.clear()
+            if not self._model.synced:
                 continue
-            self._model.changed = False
             try:
                 await self._commit()
                 delay = RETRY[0]
-            except (KernelError, dump.ForeignTable) as error:
+            except KernelError as error:
                 log.error("commit failed; the old state stays", error=str(error))
-                self._model.changed, self._adopted = True, False
+                self._status.commit_failed(str(error))
+                self._loaded = False
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, RETRY[1])
-                self._heard.set()
+                self._awake.set()
 
     async def _commit(self) -> None:
+        """One attempt. `KernelError`."""
+        status, rules = self._status, self._compiler.rules
+        status.committing()
+        heard, self._heard = self._heard, None
+        revisions = dict(self._model.revisions)
         begun = time.monotonic()
-        if not self._adopted:
-            objects = await self._kernel.table(FAMILY, TABLE)
-            self._committed = None if objects is None else dump.read(objects)
-        want = compile_ruleset(self._model.cluster(), node=self._node, pod_cidrs=self._pod_cidrs)
-        transaction = diff(self._committed, want)
-        if transaction:
-            await self._kernel.run(transaction.text())
-        first, self._adopted, self._committed = not self._adopted, True, want
-        if transaction:
+        try:
+            change = self._compiler.take()
+            computed = time.monotonic()
+            if not self._loaded:
+                change = await self._table.load(rules)
+            elif change:
+                await self._table.commit(change, rules)
+        except KernelError:
+            self._heard = heard
+            raise
+        done = time.monotonic()
+        first = not status.complete
+        self._loaded = True
+        if not change and not first:
+            status.unchanged(revisions)
+        else:
+            self._tell(change, revisions, computed - begun, done - computed, heard, done)
+        if first:
+            self._say_first()
+            if not self._table.flags:
+                await self._watch_others()
+        await self._check()
+        self.starts.enforced()
+
+    def _tell(
+        self,
+        change: Change,
+        revisions: Mapping[str, str],
+        compute: float,
+        commit: float,
+        heard: float | None,
+        done: float,
+    ) -> None:
+        """Say what was committed, in the log and in the status."""
+        status, rules = self._status, self._compiler.rules
+        status.table(self._table.name, self._table.flags)
+        status.conflicts(conflicts(self._compiler))
+        pods = len(rules.sets["pods4"].elements) + len(rules.sets["pods6"].elements)
+        status.committed(
+            revisions,
+            digest=rules.digest(),
+            pods=pods,
+            policies=self._compiler.index.policy_count,
+            elements=rules.size,
+            compute_seconds=compute,
+            commit_seconds=commit,
+            oldest_event_seconds=None if heard is None else done - heard,
+            changed=change.elements,
+            classes=len(self._compiler.classes),
+        )
+        self._unsaved.set()
+        if change:
             log.info(
                 "committed",
-                commands=len(transaction.commands),
-                elements=transaction.elements,
-                pods=len(want.maps["pods4"].elements) + len(want.maps["pods6"].elements),
-                digest=want.digest(),
-                milliseconds=round((time.monotonic() - begun) * 1000, 1),
+                elements=change.elements,
+                chains=len(change.chains) + len(change.gone_chains),
+                pods=pods,
+                digest=rules.digest(),
+                milliseconds=round((compute + commit) * 1000, 1),
             )
-        if first:
-            log.info("enforcing", node=self._node or "(every pod)")
-            if others := self._model.strangers(self._node):
-                log.warning(
-                    "no pod is on this node, so none is protected; is --node-name right?",
-                    node=self._node,
-                    others=others[:5],
-                )
+
+    def _say_first(self) -> None:
+        flags = ", ".join(self._table.flags) or "none: this kernel lets others change it"
+        log.info("enforcing", node=self._node or "(every pod)", table=self._table.name, flags=flags)
+        if others := self._model.strangers(self._node):
+            log.warning(
+                "no pod is on this node, so none is protected; is --node-name right?",
+                node=self._node,
+                others=others[:5],
+            )
+
+    async def _check(self) -> None:
+        """Where it is time, or somebody was at the table: compare, and mend."""
+        culprit, self._culprit = self._culprit, None
+        due, self._verify = self._verify, False
+        if not due and culprit is None:
+            return
+        rules = self._compiler.rules
+        found = differences(await self._table.verify(rules))
+        self._status.verified(not found, found[:SHOWN])
+        if not found:
+            return
+        await self._table.load(rules)
+        who = culprit or Culprit(0, "")
+        self._status.table(self._table.name, self._table.flags)
+        self._status.repaired(who.pid, who.program, "; ".join(found[:SHOWN]))
+        log.error(
+            "somebody changed the table; it is as it should be again",
+            reason="TableChanged",
+            pid=who.pid or "(not known)",
+            program=who.program or "(not known)",
+            differences=len(found),
+            first=found[:SHOWN],
+        )
+
+    async def _watch_others(self) -> None:
+        """Hear of what other processes do to a table that we cannot own."""
+
+        def changed(pid: int, program: str) -> None:
+            self._culprit = Culprit(pid, program)
+            self._awake.set()
+
+        kernel = self._table.kernel
+        try:
+            self._others = await kernel.inside(events.open_socket)
+        except OSError as error:
+            log.error("changes by others are seen by the verification only", error=str(error))
+            return
+        watch = events.Watch(self._others, lambda: self._table.name, kernel.port, changed)
+        asyncio.get_running_loop().add_reader(self._others, watch.read)
+
+    async def _verify_all(self) -> None:
+        while True:
+            await asyncio.sleep(self._every)
+            self.verify()
+
+    async def _save_all(self, path: Path) -> None:
+        """Save what is in force, some seconds after it has changed."""
+        while True:
+            await self._unsaved.wait()
+            await asyncio.sleep(SAVE)
+            self._unsaved.clear()
+            if self._loaded:
+                content = saved.encoded(self._compiler.rules)
+                try:
+                    await asyncio.to_thread(saved.write, path, content)
+                except OSError as error:
+                    log.error("the ruleset cannot be saved", file=str(path), error=str(error))
 
 
-async def desired(
-    sources: Mapping[str, Connection], *, node: str, pod_cidrs: Iterable[str]
-) -> Ruleset:
+async def desired(sources: Mapping[str, Connection], compiler: Compiler) -> Ruleset:
     """The ruleset for the servers' present state, for the commands that do not stay."""
-    model = Model()
+    model = Model(compiler)
     for resource in RESOURCES:
         for error in model.tell(resource, await fetch.snapshot(sources[resource], resource)):
             log.warning("policy is invalid and grants nothing", errors=str(error))
-    return compile_ruleset(model.cluster(), node=node, pod_cidrs=pod_cidrs)
+    compiler.take()
+    return compiler.rules

@@ -27,8 +27,8 @@ from enforcer.claim import (
 )
 
 SOCKET = Path("/run/netpol/wait.sock")
-# A node has a few hundred pods. With what else is open it must stay below 1,024 descriptors: that
-# is a usual limit, and libnftables waits for the kernel with select().
+# A node has a few hundred pods. With what else is open it must stay below 1,024 descriptors, which
+# is a usual limit.
 WAITING = 512
 RESERVE = 64  # connections above WAITING, so that releases pass while pods wait
 SAY = 5.0  # seconds in which a client has to say what it wants

@@ -1,1 +1,1 @@
-"""The border to the kernel: libnftables in process, in the network namespace that is filtered."""
+"""The border to the kernel: raw netlink, in the network namespace that is filtered."""

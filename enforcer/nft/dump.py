@@ -1,90 +1,119 @@
-"""Read the table back from libnftables' JSON as a `Ruleset`.
+"""Read a table back from the kernel's messages. Pure.
 
-Elements come back exactly. Rules do not, because nft prints them in other words: a chain that is
-read back has `rules=None`, and the next transaction writes its rules anew. Pure.
+Elements come back as they were put, rules as the kernel shows them.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-from enforcer.ruleset import MARK, Chain, NftMap, NftSet, Ruleset
-from enforcer.skeleton import COUNTED
+from enforcer.diff import Held, is_counted
+from enforcer.nft import batch, elements, wire
+from enforcer.nft.expressions import Expression, shown
+from enforcer.ruleset import NftSet
+
+# Asks for all objects of a kind, with the attributes of the question: their bodies.
+Ask = Callable[[int, bytes], Iterable[bytes]]
 
 
-class ForeignTable(Exception):
-    """The table is there, but this version did not write it."""
+class Table(NamedTuple):
+    """`owner` is the netlink port of the socket that owns it, 0 for none."""
+
+    name: str
+    flags: int
+    owner: int
+    comment: str
 
 
-def read(objects: Iterable[dict[str, Any]]) -> Ruleset:
-    """The content of the table. `ForeignTable` where our mark is not in it."""
+class Flow(NamedTuple):
+    """An element that packets have put into a set: the fields of its key, and what it counted."""
+
+    key: list[str]
+    packets: int
+    octets: int
+    expires: float  # seconds
+
+
+def tables(ask: Ask) -> list[Table]:
+    """The tables of the family inet."""
+    found = []
+    for body in ask(batch.GETTABLE, b""):
+        parts = wire.attributes(body)
+        told = parts.get(6, b"")
+        comment = wire.string(told[2:]) if told[:1] == b"\0" else ""
+        flags, owner = (_int(parts.get(key, b"")) for key in (2, 7))
+        found.append(Table(wire.string(parts[1]), flags, owner, comment))
+    return found
+
+
+def held(ask: Ask, table: str) -> Held:
+    """A table's content. What packets have counted is left out."""
+    owner = wire.text(1, table)
     sets: dict[str, NftSet] = {}
-    maps: dict[str, NftMap] = {}
-    chains: dict[str, Chain] = {}
-    for entry in objects:
-        if found := entry.get("set"):
-            elements = [] if found["name"] in COUNTED else found.get("elem", ())
-            sets[found["name"]] = NftSet(
-                _type(found["type"]), elements=frozenset(map(_element, elements))
-            )
-        if found := entry.get("map"):
-            maps[found["name"]] = NftMap(
-                _type(found["type"]),
-                elements={_element(key): _verdict(value) for key, value in found.get("elem", ())},
-            )
-        if found := entry.get("chain"):
-            chains[found["name"]] = Chain(rules=None, hook="hook" if "hook" in found else "")
-    if MARK not in chains:
-        raise ForeignTable(f"the table holds no chain {MARK}; remove it, or give it another name")
-    return Ruleset(sets, maps, chains)
+    anonymous: dict[str, tuple[tuple[bytes, ...], int]] = {}
+    for body in list(ask(batch.GETSET, owner)):
+        parts = wire.attributes(body)
+        name = wire.string(parts[2])
+        if name.startswith("__"):
+            keys = sorted(elements.member(item) for item in _elements(ask, owner, name))
+            anonymous[name] = tuple(keys), _int(parts.get(4, b""))
+            continue
+        made = NftSet(*elements.kind(parts))
+        if not is_counted(name):
+            made.elements = elements.decoded(made, _elements(ask, owner, name))
+        sets[name] = made
+    hooks: dict[str, str] = {}
+    chains: dict[str, list[tuple[Expression, ...]]] = {}
+    for body in ask(batch.GETCHAIN, owner):
+        parts = wire.attributes(body)
+        if wire.string(parts[1]) != table:
+            continue
+        name = wire.string(parts[3])
+        chains[name] = []
+        if hook := batch.hook_text(parts):
+            hooks[name] = hook
+    unknown: tuple[tuple[bytes, ...], int] = (), 0
+    for body in ask(batch.GETRULE, owner):
+        parts = wire.attributes(body)
+        if wire.string(parts[1]) == table:
+            rule = shown(parts.get(4, b""), lambda looked: anonymous.get(looked, unknown))
+            chains[wire.string(parts[2])].append(rule)
+    return Held(sets, {name: tuple(rules) for name, rules in chains.items()}, hooks)
 
 
-def comparable(objects: Iterable[dict[str, Any]]) -> list[str]:
-    """A table in a form that is equal for equal tables: no handles, no counts, sorted."""
-    lines = []
-    for entry in objects:
-        for kind, found in entry.items():
-            if kind in ("metainfo", "table"):
-                continue
-            kept = {key: value for key, value in found.items() if key != "handle"}
-            if found.get("name") in COUNTED:
-                kept.pop("elem", None)
-            if isinstance(kept.get("elem"), list):
-                kept["elem"] = sorted(map(repr, kept["elem"]))
-            if kind == "rule":
-                kept["expr"] = [_uncounted(item) for item in kept["expr"]]
-                lines.append(f"{kind} {kept['chain']} {kept}")
-            else:
-                lines.append(f"{kind} {kept['name']} {sorted(kept.items())}")
-    # The order of rules within a chain counts; that of everything else does not.
-    return sorted(lines, key=lambda line: line.split(" ")[:2])
+def counters(ask: Ask, table: str) -> dict[str, int]:
+    """Packets that the counters of each chain have seen, all its rules together."""
+    found: dict[str, int] = {}
+    for body in ask(batch.GETRULE, wire.text(1, table)):
+        parts = wire.attributes(body)
+        if wire.string(parts[1]) != table:
+            continue
+        chain = wire.string(parts[2])
+        for _, item in wire.listed(parts.get(4, b"")):
+            expression = wire.attributes(item)
+            if wire.string(expression.get(1, b"")) == "counter":
+                packets = wire.attributes(expression.get(2, b"")).get(2, b"")
+                found[chain] = found.get(chain, 0) + _int(packets)
+    return found
 
 
-def _uncounted(expression: Any) -> Any:
-    if isinstance(expression, dict) and "counter" in expression:
-        return {"counter": None}
-    return expression
+def flows(ask: Ask, table: str, name: str, set_type: str) -> Iterator[Flow]:
+    """What packets have put into a set."""
+    for item in _elements(ask, wire.text(1, table), name):
+        counter = wire.attributes(item.get(7, b"")).get(2, b"")
+        counted = wire.attributes(counter)
+        yield Flow(
+            elements.key_text(set_type, elements.member(item)),
+            _int(counted.get(2, b"")),
+            _int(counted.get(1, b"")),
+            _int(item.get(5, b"")) / 1000,
+        )
 
 
-def _type(text: str | list[str]) -> str:
-    return text if isinstance(text, str) else " . ".join(text)
+def _elements(ask: Ask, owner: bytes, name: str) -> Iterator[Mapping[int, bytes]]:
+    for body in ask(batch.GETELEMENT, owner + wire.text(2, name)):
+        for _, item in wire.listed(wire.attributes(body).get(3, b"")):
+            yield wire.attributes(item)
 
 
-def _element(value: Any) -> str:
-    if isinstance(value, dict):
-        if "elem" in value:
-            return _element(value["elem"]["val"])
-        if "concat" in value:
-            return " . ".join(map(_element, value["concat"]))
-        if "prefix" in value:
-            return f"{value['prefix']['addr']}/{value['prefix']['len']}"
-        if "range" in value:
-            low, high = value["range"]
-            return f"{low}-{high}"
-    return str(value)
-
-
-def _verdict(value: Any) -> str:
-    if isinstance(value, dict):
-        ((verb, target),) = value.items()
-        return f"{verb} {target['target']}" if target else str(verb)
-    return str(value)
+def _int(data: bytes) -> int:
+    return int.from_bytes(data, "big")

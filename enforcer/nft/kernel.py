@@ -1,80 +1,211 @@
-"""Run nft commands in one network namespace, each as one transaction.
+"""The border to the kernel: one netlink socket, in the network namespace that is filtered.
 
-The only module that imports nftables. A thread of its own lives in the namespace, so the API
-connection stays in the process's own; libnftables and its netlink socket are used by it alone.
+The only module that opens it. A thread of its own lives in the namespace, so the API connection
+stays in the process's own. Each change is one transaction: it takes effect as a whole or not at
+all.
 """
 
 import asyncio
+import contextlib
 import ctypes
-import json
+import errno
 import os
+import socket
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeVar
 
-import nftables
+from enforcer.diff import Held
+from enforcer.nft import batch, dump, wire
+from enforcer.nft.batch import Part
+from enforcer.ruleset import Change, NftSet
 
-CLONE_NEWNET = 0x40000000
 NAMED = Path("/run/netns")
+ANSWER = 30.0  # seconds that a commit may take; another process's big one holds up ours
+_CLONE_NEWNET = 0x40000000
+_NETFILTER = 12  # NETLINK_NETFILTER
+_SNDBUFFORCE, _RCVBUFFORCE = 32, 33
+_BUFFER = 4 << 20  # bytes; what a dump or the answers to a batch may take
+_DUMP_INTERRUPTED = 0x10
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class KernelError(Exception):
-    """The kernel or libnftables refused a transaction; nothing of it took effect."""
+    """The kernel refused a transaction; nothing of it took effect. `code` is its errno."""
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 class Kernel:
     """`netns` is a name of `ip netns`, a path, or empty for the process's own namespace.
 
-    `private` makes a new namespace, which goes with the object: for trying a ruleset out.
+    `private` makes a new namespace, which goes with the object: for trying a ruleset out. `owned`:
+    new tables are this process's own where the kernel can do that (Linux 6.9).
     """
 
-    def __init__(self, *, netns: str = "", private: bool = False) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nft")
-        self._nft: Any = None
+    def __init__(self, *, netns: str = "", private: bool = False, owned: bool = True) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
+        self._socket: socket.socket | None = None
+        self._sequence = 0
         self._netns = netns
         self._private = private
+        self.owned = owned
 
-    async def run(self, commands: str) -> None:
-        """Commit the commands as one transaction. `KernelError` with nft's own words."""
-        if commands:
-            await self._call(self._command, commands, False)
+    async def inside(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function in the thread that is inside the namespace. `KernelError`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._thread, lambda: (self._open(), function(*args, **kwargs))[1]
+        )
 
-    async def has(self, family: str, name: str) -> bool:
-        """Whether there is such a table; its content is not read."""
-        tables = json.loads(await self._call(self._command, "list tables", True))["nftables"]
-        wanted = {"family": family, "name": name}
-        return any(wanted.items() <= item.get("table", {}).items() for item in tables)
+    async def tables(self) -> list[dump.Table]:
+        return await self.inside(dump.tables, self._ask)
 
-    async def table(self, family: str, name: str) -> list[dict[str, Any]] | None:
-        """All objects of a table as libnftables' JSON; None where there is no such table."""
-        if not await self.has(family, name):
-            return None
-        listed = await self._call(self._command, f"list table {family} {name}", True)
-        objects: list[dict[str, Any]] = json.loads(listed)["nftables"]
-        return objects
+    async def held(self, table: str) -> Held:
+        return await self.inside(dump.held, self._ask, table)
+
+    async def counters(self, table: str) -> dict[str, int]:
+        return await self.inside(dump.counters, self._ask, table)
+
+    async def counted(self, table: str, name: str, set_type: str) -> list[dump.Flow]:
+        return await self.inside(lambda: list(dump.flows(self._ask, table, name, set_type)))
+
+    async def create(self, table: str, change: Change) -> None:
+        """Make a table with its content. The last transaction of several makes it effective."""
+        await self.inside(self._create, table, change)
+
+    async def take(self, table: str) -> None:
+        """Become the owner of a table that has lost its own."""
+        await self.inside(self._send, [batch.table(table, batch.OWNER | batch.PERSIST)])
+
+    async def commit(self, table: str, change: Change, kinds: Mapping[str, NftSet]) -> None:
+        """`kinds` has the sets whose elements change. `KernelError` with what was refused."""
+        await self.inside(self._commit, batch.parts(table, change, kinds))
+
+    async def delete(self, table: str) -> None:
+        await self.inside(self._send, [batch.gone_table(table)])
+
+    async def generation(self) -> int:
+        """A number that every commit of anybody in the namespace changes."""
+        return await self.inside(self._generation)
+
+    @property
+    def port(self) -> int:
+        """The number of our socket, which the kernel gives with what we cause."""
+        assert self._socket is not None
+        number: int = self._socket.getsockname()[0]
+        return number
 
     def close(self) -> None:
         """End the thread; the tables stay."""
         self._thread.shutdown()
+        if self._socket is not None:
+            self._socket.close()
 
-    async def _call(self, function: Any, *arguments: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, function, *arguments)
+    def _create(self, table: str, change: Change) -> None:
+        flags = batch.OWNER | batch.PERSIST if self.owned else 0
+        transactions = list(batch.parts(table, change, change.sets))
+        transactions[0].insert(0, batch.table(table, flags))
+        try:
+            self._send(transactions[0])
+        except KernelError as error:
+            if not flags or error.code not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+            self.owned = False
+            transactions[0][0] = batch.table(table, 0)
+            self._send(transactions[0])
+        self._commit(iter(transactions[1:]))
 
-    def _command(self, text: str, as_json: bool) -> str:
-        if self._nft is None:
+    def _commit(self, transactions: Iterator[list[Part]]) -> None:
+        for listed in transactions:
+            self._send(listed)
+
+    def _send(self, listed: Sequence[Part]) -> None:
+        sock = self._open()
+        first, self._sequence = self._sequence + 1, self._sequence + 1 + len(listed)
+        content = batch.encode(listed, first)
+        if len(content) > _BUFFER // 2:
+            _buffer(sock, _SNDBUFFORCE, 2 * len(content))
+        sock.send(content)
+        last, refused = first + len(listed) - 1, None
+        for answer in self._answers(sock):
+            if answer.kind != wire.ERROR or not first <= answer.sequence <= last:
+                continue
+            code = -struct.unpack_from("=i", answer.body)[0]
+            if code and refused is None:
+                about = listed[answer.sequence - first].about
+                refused = KernelError(f"{about}: {os.strerror(code)}", code)
+            if answer.sequence == last:
+                break
+        if refused is not None:
+            raise refused
+
+    def _ask(self, kind: int, body: bytes) -> Iterator[bytes]:
+        """A dump; `KernelError` where it cannot be had whole."""
+        sock = self._open()
+        self._sequence += 1
+        number = self._sequence
+        request = batch.header() + body
+        flags = wire.REQUEST | wire.DUMP
+        sock.send(wire.message(batch.SUBSYSTEM << 8 | kind, flags, number, request))
+        for answer in self._answers(sock):
+            if answer.sequence != number:
+                continue
+            if answer.flags & _DUMP_INTERRUPTED:
+                raise KernelError("the ruleset changed while it was read", errno.EINTR)
+            if answer.kind in (wire.DONE, wire.ERROR):
+                code = -struct.unpack_from("=i", answer.body)[0] if len(answer.body) >= 4 else 0
+                if code:
+                    raise KernelError(f"reading the ruleset: {os.strerror(code)}", code)
+                return
+            yield answer.body[4:]
+
+    def _generation(self) -> int:
+        sock = self._open()
+        self._sequence += 1
+        kind = batch.SUBSYSTEM << 8 | batch.GETGEN
+        sock.send(wire.message(kind, wire.REQUEST, self._sequence, batch.header(0)))
+        for answer in self._answers(sock):
+            if answer.sequence == self._sequence and answer.kind != wire.ERROR:
+                return int.from_bytes(wire.attributes(answer.body[4:]).get(1, b""), "big")
+        raise KernelError("no generation was told")
+
+    def _answers(self, sock: socket.socket) -> Iterator[wire.Message]:
+        while True:
+            try:
+                data = sock.recv(1 << 20)
+            except TimeoutError:
+                raise KernelError(f"no answer within {ANSWER:g} s", errno.ETIMEDOUT) from None
+            except OSError as error:
+                raise KernelError(f"netlink: {error.strerror}", error.errno or 0) from None
+            yield from wire.messages(data)
+
+    def _open(self) -> socket.socket:
+        if self._socket is None:
             self._enter()
-            self._nft = nftables.Nftables()
-        self._nft.set_json_output(as_json)
-        code, output, error = self._nft.cmd(text)
-        if code:
-            raise KernelError("; ".join(error.split("\n")[:3]) or f"nft failed: {code}")
-        return str(output)
+            try:
+                made = socket.socket(
+                    socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER
+                )
+                made.bind((0, 0))
+                made.settimeout(ANSWER)
+                for option in (_SNDBUFFORCE, _RCVBUFFORCE):
+                    _buffer(made, option, _BUFFER)
+            except OSError as error:
+                raise KernelError(f"netlink: {error.strerror}", error.errno or 0) from None
+            self._socket = made
+        return self._socket
 
     def _enter(self) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
         if self._private:
-            if libc.unshare(CLONE_NEWNET):
+            if libc.unshare(_CLONE_NEWNET):
                 raise KernelError(f"no private namespace: {os.strerror(ctypes.get_errno())}")
         elif self._netns:
             path = self._netns if "/" in self._netns else NAMED / self._netns
@@ -83,8 +214,18 @@ class Kernel:
             except OSError as error:
                 raise KernelError(f"network namespace {self._netns}: {error}") from error
             try:
-                if libc.setns(handle, CLONE_NEWNET):
+                if libc.setns(handle, _CLONE_NEWNET):
                     why = os.strerror(ctypes.get_errno())
                     raise KernelError(f"network namespace {self._netns}: {why}")
             finally:
                 os.close(handle)
+
+
+def _buffer(sock: socket.socket, option: int, size: int) -> None:
+    """More than the machine's limit, where we may."""
+    plain = socket.SO_SNDBUF if option == _SNDBUFFORCE else socket.SO_RCVBUF
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, option, size)
+    except PermissionError:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, plain, size)

@@ -51,6 +51,8 @@ def _chain(rules: Ruleset, name: str, packet: Packet) -> bool | None:
 
 def _rule(rules: Ruleset, rule: str, packet: Packet) -> str | None:
     """The verdict of a rule that matches."""
+    if " log prefix " in rule:
+        return None  # it is told of, and goes on
     if rule.startswith(("ct state", "meta l4proto tcp ct state established")):
         return None  # a new flow whose first packet is in order is none of these
     if rule.startswith("meta l4proto { tcp, udp, sctp } "):
@@ -65,7 +67,7 @@ def _rule(rules: Ruleset, rule: str, packet: Packet) -> str | None:
     if found := re.fullmatch(r"ct reply (ip6?) saddr vmap @(\w+)", rule):
         if found[1] != packet.family:
             return None
-        return rules.maps[found[2]].elements.get(packet.target)
+        return rules.sets[found[2]].elements.get(packet.target)
     if found := re.fullmatch(r"ct reply (ip6?) saddr @(\w+) (.*)", rule):
         inside = any(
             ip_address(packet.target) in ip_network(cidr)
@@ -79,6 +81,9 @@ def _rule(rules: Ruleset, rule: str, packet: Packet) -> str | None:
     if found := re.fullmatch(r"ct original (ip6?) saddr \. ct reply \S+ saddr @(\w+) (.*)", rule):
         pair = f"{packet.source} . {packet.target}"
         return found[3] if pair in rules.sets[found[2]].elements else None
+    if found := re.fullmatch(r"ct direction original (ip6?) daddr @(\w+) (.*)", rule):
+        hit = found[1] == packet.family and packet.target in rules.sets[found[2]].elements
+        return found[3] if hit else None
     if found := re.fullmatch(r"ct protocol \. ct reply proto-src vmap @(\w+)", rule):
         return _port(rules, found[1], packet)
     if found := re.fullmatch(r"(counter )?(accept|drop|jump \w+|goto \w+)", rule):
@@ -88,7 +93,7 @@ def _rule(rules: Ruleset, rule: str, packet: Packet) -> str | None:
 
 def _port(rules: Ruleset, name: str, packet: Packet) -> str | None:
     assert packet.port is not None
-    for key, verdict in rules.maps[name].elements.items():
+    for key, verdict in rules.sets[name].elements.items():
         protocol, _, ports = key.partition(" . ")
         low, _, high = ports.partition("-")
         if protocol == PORTED[packet.protocol] and int(low) <= packet.port <= int(high or low):

@@ -78,7 +78,7 @@ def test_addresses_of_the_local_range_are_closed_until_they_are_known() -> None:
 
 def test_an_empty_rule_opens_the_pod() -> None:
     rules = compile_ruleset(cluster(Policy("a", "p", rules=(Rule(),))))
-    assert rules.maps["pods4"].elements["10.0.0.1"] == "accept"
+    assert rules.sets["pods4"].elements["10.0.0.1"] == "accept"
     assert passes(rules, Packet("192.0.2.1", "10.0.0.1", "GRE"))
 
 
@@ -93,5 +93,5 @@ def test_a_wide_range_is_an_interval_and_a_narrow_one_is_not() -> None:
 
     narrow = compile_ruleset(cluster(policy("8000:8063")))
     wide = compile_ruleset(cluster(policy("8000:8064")))
-    assert [len(m.elements) for n, m in narrow.maps.items() if n.startswith("m_")] == [64]
-    assert [len(m.elements) for n, m in wide.maps.items() if n.startswith("r_")] == [1]
+    assert [len(m.elements) for n, m in narrow.sets.items() if n.startswith("m_")] == [64]
+    assert [len(m.elements) for n, m in wide.sets.items() if n.startswith("r_")] == [1]

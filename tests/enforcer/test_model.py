@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
-from enforcer.model import NAMESPACES, PODS, POLICIES, Model
+from enforcer import canary
+from enforcer.compile import Compiler
+from enforcer.model import NAMESPACES, PODS, POLICIES, Given, Model
 from enforcer.reflector import Apply, Replace
 
 
@@ -17,21 +19,25 @@ BAD = named("p", spec={"allowIncoming": {"toPorts": [{"port": 0}]}})
 
 
 def synced() -> Model:
-    model = Model()
+    model = Model(Compiler())
     for resource in (NAMESPACES, PODS, POLICIES):
         model.tell(resource, Replace(()))
-    model.changed = False
+    model.compiler.take()
     return model
+
+
+def names(model: Model) -> list[str]:
+    return sorted(name for own in model.compiler.index.policies.values() for name in own)
 
 
 @pytest.mark.parametrize("missing", [NAMESPACES, PODS, POLICIES])
 def test_there_is_no_state_before_all_three_are_listed(missing: str) -> None:
-    model = Model()
+    model = Model(Compiler())
     for resource in {NAMESPACES, PODS, POLICIES} - {missing}:
         model.tell(resource, Replace(()))
     assert not model.synced
-    with pytest.raises(RuntimeError):
-        model.cluster()
+    model.tell(missing, Replace(()))
+    assert model.synced
 
 
 def test_a_policy_that_is_wrong_grants_nothing_and_replaces_its_older_version() -> None:
@@ -39,10 +45,10 @@ def test_a_policy_that_is_wrong_grants_nothing_and_replaces_its_older_version() 
     model.tell(POLICIES, Apply(GOOD))
     (error,) = model.tell(POLICIES, Apply(BAD))
     assert "spec.allowIncoming.toPorts[0].port" in str(error)
-    assert model.cluster().policies == ()
+    assert names(model) == []
     assert model.tell(POLICIES, Apply(BAD)) == []
     model.tell(POLICIES, Apply(GOOD))
-    assert len(model.cluster().policies) == 1
+    assert names(model) == ["p"]
     assert model.invalid == {}
 
 
@@ -50,25 +56,26 @@ def test_one_wrong_policy_disturbs_no_other() -> None:
     model = synced()
     other = named("q", spec={})
     model.tell(POLICIES, Replace((BAD, other)))
-    assert [policy.name for policy in model.cluster().policies] == ["q"]
+    assert names(model) == ["q"]
 
 
 def test_the_same_list_again_changes_nothing() -> None:
     model = synced()
-    for resource in (PODS, POLICIES):
-        model.tell(resource, Replace((GOOD,)))
-    model.changed = False
-    for resource in (PODS, POLICIES):
-        model.tell(resource, Replace((GOOD,)))
-    assert not model.changed
+    pod = named("p", status={"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]})
+    for resource, item in ((PODS, pod), (POLICIES, GOOD)):
+        model.tell(resource, Replace((item,)))
+    assert model.compiler.take()
+    for resource, item in ((PODS, pod), (POLICIES, GOOD)):
+        model.tell(resource, Replace((item,)))
+    assert not model.compiler.dirty
+    assert not model.compiler.take()
 
 
 def test_a_list_removes_what_it_does_not_name() -> None:
     model = synced()
     model.tell(POLICIES, Replace((GOOD, named("q", spec={"x": 1}))))
     model.tell(POLICIES, Replace(()))
-    assert (model.cluster().policies, model.invalid) == ((), {})
-    assert model.changed
+    assert (names(model), model.invalid) == ([], {})
 
 
 def test_a_node_without_pods_among_nodes_that_have_some_is_doubtful() -> None:
@@ -78,3 +85,70 @@ def test_a_node_without_pods_among_nodes_that_have_some_is_doubtful() -> None:
     model.tell(PODS, Apply(named("q")))
     assert model.strangers("a") == ["b"]
     assert model.strangers("b") == model.strangers("") == []
+
+
+RUNNING = {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]}
+
+
+def started(model: Model, *, uid: str = "1", **fields: Any) -> None:
+    pod = named("p", status={"phase": "Pending"}, **fields)
+    pod["metadata"]["uid"] = uid
+    model.tell(PODS, Apply(pod))
+
+
+def given(*ips: str, uid: str = "1", sandbox: str = "s1", interface: str = "eth0") -> Given:
+    return Given(uid, sandbox, "2026-01-01T00:00:00Z", {interface: ips})
+
+
+def addresses(model: Model) -> tuple[str, ...]:
+    pod = model.compiler.index.pods.get(("n", "p"))
+    return pod.ips if pod else ()
+
+
+def test_a_claim_counts_until_the_api_says_the_same() -> None:
+    model = synced()
+    model.give(("n", "p"), given("10.0.0.9"))
+    assert addresses(model) == ()
+    started(model)
+    assert addresses(model) == ("10.0.0.9",)
+    running = named("p", status=RUNNING)
+    running["metadata"]["uid"] = "1"
+    # What the API says is that of the sandbox before, until it says what was claimed.
+    model.tell(PODS, Apply(running))
+    assert addresses(model) == ("10.0.0.9",)
+    model.tell(PODS, Apply({**running, "status": {**RUNNING, "podIPs": [{"ip": "10.0.0.9"}]}}))
+    model.take_back(("n", "p"), "s1", "eth0")
+    assert addresses(model) == ("10.0.0.9",)
+
+
+def test_a_claim_of_another_pod_of_the_name_counts_for_nothing() -> None:
+    model = synced()
+    started(model, uid="2")
+    model.give(("n", "p"), given("10.0.0.9", uid="1"))
+    assert addresses(model) == ()
+    assert model.pod(("n", "p"), "1") is None
+    assert model.pod(("n", "p"), "2") is not None
+
+
+def test_the_end_of_an_older_sandbox_takes_nothing_from_the_new_one() -> None:
+    model = synced()
+    started(model)
+    model.give(("n", "p"), given("10.0.0.8", sandbox="s1"))
+    model.give(("n", "p"), given("10.0.0.9", sandbox="s2"))
+    model.give(("n", "p"), given("fd00::9", sandbox="s2", interface="net1"))
+    model.take_back(("n", "p"), "s1", "eth0")
+    assert addresses(model) == ("10.0.0.9", "fd00::9")
+    model.take_back(("n", "p"), "s2", "net1")
+    assert addresses(model) == ("10.0.0.9",)
+    model.take_back(("n", "p"), "s2", "eth0")
+    assert addresses(model) == ()
+
+
+def test_what_is_apart_is_taken_away_by_no_list() -> None:
+    namespace, pods, policy = canary.objects("")
+    model = Model(Compiler(), apart=frozenset({namespace.name}))
+    canary.put(model.compiler, "")
+    for resource in (NAMESPACES, PODS, POLICIES):
+        model.tell(resource, Replace(()))
+    assert names(model) == [policy.name]
+    assert len(model.compiler.index.pods) == len(pods)

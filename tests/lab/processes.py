@@ -157,12 +157,15 @@ class Server(Daemon):
 
 
 class EnforcerProcess(Daemon):
-    """`netpol-enforcer run` for a network namespace."""
+    """`netpol-enforcer run` for a network namespace; it serves at `url` and saves in the folder."""
 
     def __init__(self, folder: Path, *, server: str, netns: str, arguments: Sequence[str] = ()):
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        own = ["--metrics-bind-address", f"127.0.0.1:{port}", "--state-dir", str(folder / "state")]
         super().__init__(
             "enforcer.main",
-            ["run", "--server", server, "--netns", netns, *arguments],
+            ["run", "--server", server, "--netns", netns, *own, *arguments],
             folder / "enforcer.log",
         )
 

@@ -1,0 +1,168 @@
+"""The table in the kernel, kept equal to a ruleset.
+
+A table that is there is adopted: it is read, and only what differs is sent. One of another version,
+or one that cannot be mended in place, is replaced by a second one that is complete before the first
+is deleted, so that packets are judged at every moment.
+"""
+
+import errno
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from enforcer.diff import Incompatible, diff
+from enforcer.nft.batch import OWNER, PERSIST
+from enforcer.nft.dump import Table as Found
+from enforcer.nft.kernel import Kernel, KernelError
+from enforcer.ruleset import COMMENT, TABLE, Change, Ruleset
+
+OURS = COMMENT.partition(" ")[0]
+LOCK = "\0netpol-enforcer"  # a name of the network namespace, free when its holder ends
+
+
+class Taken(Exception):
+    """Another enforcer programs this network namespace."""
+
+
+class Table:
+    """`name` is empty until the first `load`."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.name = ""
+        self.flags: tuple[str, ...] = ()
+        self._lock: socket.socket | None = None
+
+    async def lock(self) -> None:
+        """Be the only enforcer of the namespace. `Taken`."""
+        if self._lock is None:
+            self._lock = await self.kernel.inside(_locked)
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    async def found(self) -> list[Found]:
+        """Our tables, whatever their version."""
+        return [item for item in await self.kernel.tables() if item.comment.startswith(OURS)]
+
+    async def load(self, rules: Ruleset) -> Change:
+        """Make the kernel equal to the ruleset, whatever it holds; what had to be changed."""
+        ours = await self.found()
+        for item in ours:
+            if item.owner not in (0, self.kernel.port):
+                raise Taken(
+                    f"table {item.name} belongs to {_process(item.owner)}; one enforcer programs a"
+                    " network namespace: stop that one first"
+                )
+        change = None
+        for item in sorted(ours, key=lambda item: item.name != self.name):
+            change = await self._adopt(item, rules)
+            if change is not None:
+                break
+        if change is None:
+            change = diff_from_nothing(rules)
+            self.name = _free(item.name for item in await self.kernel.tables())
+            await self.kernel.create(self.name, change)
+        for item in ours:
+            if item.name != self.name:
+                await self.kernel.delete(item.name)
+        owned = self.kernel.owned
+        self.flags = ("owner", "persist") if owned else ()
+        return change
+
+    async def commit(self, change: Change, rules: Ruleset) -> None:
+        """One step of the compiler."""
+        await self.kernel.commit(self.name, change, rules.sets | dict(change.sets))
+
+    async def verify(self, rules: Ruleset) -> Change:
+        """What would have to be changed."""
+        if self.name not in {item.name for item in await self.found()}:
+            return diff_from_nothing(rules)
+        try:
+            return diff(await self.kernel.held(self.name), rules)
+        except Incompatible:
+            return diff_from_nothing(rules)
+
+    async def close(self, rules: Ruleset) -> None:
+        """Let nothing in to isolated pods until an enforcer is here again."""
+        removed: dict[str, dict[str, str]] = {}
+        added: dict[str, dict[str, str]] = {}
+        for family in "46":
+            entries = rules.sets[f"pods{family}"].elements
+            isolated = [a for a in rules.sets[f"iso{family}"].elements if a in entries]
+            removed[f"pods{family}"] = {address: entries[address] for address in isolated}
+            added[f"pods{family}"] = dict.fromkeys(isolated, "drop")
+        await self.commit(Change(added=added, removed=removed), rules)
+
+    async def remove(self) -> bool:
+        """Delete all of our tables: all traffic passes. Whether there was one."""
+        ours = await self.found()
+        for item in ours:
+            try:
+                await self.kernel.delete(item.name)
+            except KernelError as error:
+                if error.code != errno.EPERM or item.owner in (0, self.kernel.port):
+                    raise
+                raise Taken(
+                    f"table {item.name} belongs to {_process(item.owner)}: stop that first"
+                ) from None
+        return bool(ours)
+
+    async def _adopt(self, item: Found, rules: Ruleset) -> Change | None:
+        """Take a table over and mend it; None where a new one is needed."""
+        kernel = self.kernel
+        if item.comment != COMMENT:
+            return None
+        if kernel.owned and item.owner == 0:
+            if not item.flags & PERSIST:
+                return None
+            await kernel.take(item.name)
+        elif not kernel.owned and item.flags & (OWNER | PERSIST):
+            return None
+        try:
+            change = diff(await kernel.held(item.name), rules)
+        except Incompatible:
+            return None
+        if change:
+            await kernel.commit(item.name, change, rules.sets | dict(change.sets))
+        self.name = item.name
+        return change
+
+
+def diff_from_nothing(rules: Ruleset) -> Change:
+    """All of a ruleset as a change."""
+    elements = {name: made.elements for name, made in rules.sets.items() if made.elements}
+    return Change(sets=dict(rules.sets), chains=dict(rules.chains), added=elements)
+
+
+def _free(names: Iterator[str]) -> str:
+    taken = set(names)
+    number, name = 1, TABLE
+    while name in taken:
+        number += 1
+        name = f"{TABLE}_{number}"
+    return name
+
+
+def _locked() -> socket.socket:
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        lock.bind(LOCK)
+    except OSError as error:
+        lock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise Taken(
+            "another enforcer programs this network namespace: stop that one first"
+        ) from None
+    return lock
+
+
+def _process(port: int) -> str:
+    """The process behind a netlink port, which is its number where it opened one socket only."""
+    try:
+        return f"{Path(f'/proc/{port}/comm').read_text().strip()}[{port}]"
+    except OSError:
+        return f"another process (netlink port {port})"

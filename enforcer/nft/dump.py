@@ -11,6 +11,8 @@ from enforcer.nft import batch, elements, wire
 from enforcer.nft.expressions import Expression, shown
 from enforcer.ruleset import NftSet
 
+_READINGS = 20
+
 # Asks for all objects of a kind, with the attributes of the question: their bodies.
 Ask = Callable[[int, bytes], Iterable[bytes]]
 
@@ -31,6 +33,10 @@ class Flow(NamedTuple):
     packets: int
     octets: int
     expires: float  # seconds
+
+
+class Unsettled(Exception):
+    """A set changes so much that it cannot be read."""
 
 
 def tables(ask: Ask) -> list[Table]:
@@ -59,7 +65,7 @@ def held(ask: Ask, table: str) -> Held:
             continue
         made = NftSet(*elements.kind(parts))
         if not is_counted(name):
-            made.elements = elements.decoded(made, _elements(ask, owner, name))
+            made.elements = _all(ask, owner, name, made, _number(parts))
         sets[name] = made
     hooks: dict[str, str] = {}
     chains: dict[str, list[tuple[Expression, ...]]] = {}
@@ -107,6 +113,44 @@ def flows(ask: Ask, table: str, name: str, set_type: str) -> Iterator[Flow]:
             _int(counted.get(1, b"")),
             _int(item.get(5, b"")) / 1000,
         )
+
+
+def _all(ask: Ask, owner: bytes, name: str, made: NftSet, number: int | None) -> dict[str, str]:
+    """Every element of a set, read until that is sure. `Unsettled`.
+
+    A hash table that grows while it is read is not read whole. Newer kernels say how many elements
+    there are; with others two readings in a row have to be equal.
+    """
+    last = None
+    for _ in range(_READINGS):
+        found = _once(ask, owner, name, made)
+        if found == last or (not made.flags and len(found) == number):
+            return found
+        last = found
+        for body in ask(batch.GETSET, owner):
+            parts = wire.attributes(body)
+            if wire.string(parts[2]) == name:
+                number = _number(parts)
+    raise Unsettled(f"set {name} could not be read whole {_READINGS} times")
+
+
+def _once(ask: Ask, owner: bytes, name: str, made: NftSet) -> dict[str, str]:
+    """The elements that one reading shows."""
+    found: dict[str, str] = {}
+    rest: list[Mapping[int, bytes]] = []
+    for body in ask(batch.GETELEMENT, owner + wire.text(2, name)):
+        listed = wire.attributes(body).get(3, b"")
+        keys = elements.plain(made, listed)
+        if keys is None:
+            rest += [wire.attributes(item) for _, item in wire.listed(listed)]
+        else:
+            found.update(dict.fromkeys(keys, ""))
+    return found | elements.decoded(made, rest)
+
+
+def _number(parts: Mapping[int, bytes]) -> int | None:
+    """How many elements a set has, where the kernel says so (NFTA_SET_COUNT)."""
+    return _int(parts[20]) if 20 in parts else None
 
 
 def _elements(ask: Ask, owner: bytes, name: str) -> Iterator[Mapping[int, bytes]]:

@@ -25,6 +25,12 @@ _DYNAMIC = re.compile(r"flags dynamic,timeout; size (\d+); timeout (\d+)s; count
 Encode = Callable[[str], bytes]
 Decode = Callable[[bytes], str]
 
+
+def _ipv6(text: str) -> str:
+    """As `ipaddress` prints it, which knows no dots."""
+    return str(ip_address(text)) if "." in text else text
+
+
 # By nft's name: its number, how many bytes it takes, and both ways.
 _TYPES: Mapping[str, tuple[int, int, Encode, Decode]] = {
     "ipv4_addr": (
@@ -37,7 +43,7 @@ _TYPES: Mapping[str, tuple[int, int, Encode, Decode]] = {
         8,
         16,
         lambda text: socket.inet_pton(socket.AF_INET6, text),
-        lambda data: str(ip_address(data)),
+        lambda data: _ipv6(socket.inet_ntop(socket.AF_INET6, data)),
     ),
     "inet_proto": (
         12,
@@ -141,6 +147,29 @@ def decoded(made: NftSet, items: Iterable[Mapping[int, bytes]]) -> dict[str, str
             key = " . ".join(low if low == end else f"{low}-{end}" for low, end in parts)
         found[key] = verdict_text(item[2]) if 2 in item else ""
     return found
+
+
+def plain(made: NftSet, listed: bytes) -> list[str] | None:
+    """The elements of a set that are nothing but keys, fast; None where one is more than that."""
+    if made.verdicts or made.flags:
+        return None
+    names = made.type.split(" . ")
+    _, length = _encoder(made.type)
+    head = _key_header(length)
+    step = len(head) + _padded(length)
+    starts = range(0, len(listed), step)
+    if len(listed) % step or any(listed[at : at + len(head)] != head for at in starts):
+        return None
+    keys = (listed[at + len(head) : at + len(head) + length] for at in starts)
+    if len(names) == 1:
+        return list(map(_TYPES[made.type][3], keys))
+    return [_text(names, key) for key in keys]
+
+
+def _key_header(length: int) -> bytes:
+    """What stands before a key: an element of which it is all, the key, the value."""
+    value = 4 + length
+    return struct.pack("=HHHHHH", 8 + _padded(value), 1, 4 + _padded(value), 1, value, 1)
 
 
 def key_text(set_type: str, data: bytes) -> list[str]:

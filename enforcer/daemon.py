@@ -12,21 +12,24 @@ from pathlib import Path
 
 import structlog
 
-from enforcer import canary, fetch, guards, saved, serve, wait
-from enforcer.bypass import Detector
+from enforcer import fetch, guards, saved
+from enforcer.cni import wait
 from enforcer.compile import Compiler
-from enforcer.endpoint import Endpoint
-from enforcer.flow_log import FlowLog
-from enforcer.metrics import Metrics
+from enforcer.flows.log import FlowLog
+from enforcer.host import canary
+from enforcer.host.bypass import Detector
+from enforcer.host.pair import DEVICES
 from enforcer.model import NAMESPACES, PODS, POLICIES
 from enforcer.nft.kernel import Kernel
-from enforcer.pair import DEVICES
 from enforcer.records import Records
-from enforcer.routes import application
 from enforcer.settings import Settings
-from enforcer.status import Status
 from enforcer.sync import Enforcer
 from enforcer.table import Table
+from enforcer.telemetry import serve
+from enforcer.telemetry.endpoint import Endpoint
+from enforcer.telemetry.metrics import Metrics
+from enforcer.telemetry.routes import application
+from enforcer.telemetry.status import Status
 
 log = structlog.get_logger()
 

@@ -4,10 +4,10 @@ import asyncio
 
 import structlog
 
-from enforcer.bypass import Detector
-from enforcer.canary import Canary, Unavailable
+from enforcer.host.bypass import Detector
+from enforcer.host.canary import Canary, Unavailable
 from enforcer.nft.kernel import Kernel, KernelError
-from enforcer.status import Status
+from enforcer.telemetry.status import Status
 
 LOOK = 10.0  # seconds
 PROBE = 5.0

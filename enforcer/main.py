@@ -15,17 +15,19 @@ import httpx
 import structlog
 import typer
 
-from enforcer import canary, daemon, saved, show, sync
+from enforcer import daemon, saved, sync
 from enforcer.access import BadAccess
 from enforcer.compile import Compiler
 from enforcer.daemon import OnExit, Options, Probing
 from enforcer.diff import differences
-from enforcer.endpoint import DEFAULT, Endpoint
+from enforcer.host import canary
 from enforcer.nft.kernel import Kernel, KernelError
 from enforcer.ruleset import FAMILY, TABLE, Ruleset
 from enforcer.settings import DEFAULT_SERVER, Settings, settings
 from enforcer.skeleton import LOG_GROUP
 from enforcer.table import Table, Taken
+from enforcer.telemetry import show
+from enforcer.telemetry.endpoint import DEFAULT, Endpoint
 from enforcer.text import rendered
 
 STATE = "/var/lib/netpol"
@@ -266,7 +268,7 @@ def flows(
     if output:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
-    from enforcer import flow_table
+    from enforcer.flows import table as flow_table
 
     flow_table.show(found["flows"], sys.stdout)
 

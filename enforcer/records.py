@@ -8,9 +8,9 @@ from typing import Any
 
 import structlog
 
-from enforcer.flow_list import Element
-from enforcer.flow_log import FlowLog
-from enforcer.flows import Flows
+from enforcer.flows.listing import Element
+from enforcer.flows.log import FlowLog
+from enforcer.flows.recorder import Flows
 from enforcer.index import Index
 from enforcer.nft import nflog
 from enforcer.nft.kernel import Kernel

@@ -16,6 +16,7 @@ from pathlib import Path
 import structlog
 
 from enforcer import fetch, saved
+from enforcer.cni.starts import Starts
 from enforcer.compile import Compiler
 from enforcer.diff import differences
 from enforcer.fetch import Connection
@@ -24,9 +25,8 @@ from enforcer.nft import events
 from enforcer.nft.kernel import KernelError
 from enforcer.reflector import Apply, Replace
 from enforcer.ruleset import Change, Ruleset
-from enforcer.starts import Starts
-from enforcer.status import Status
 from enforcer.table import Table
+from enforcer.telemetry.status import Status
 
 COALESCE = 0.005  # seconds that one change waits for others: half of the bound of 10 ms
 RETRY = (0.2, 10.0)  # seconds after a failed commit: first and longest

@@ -68,7 +68,10 @@ class Kernel:
         return await self.inside(dump.tables, self._ask)
 
     async def held(self, table: str) -> Held:
-        return await self.inside(dump.held, self._ask, table)
+        try:
+            return await self.inside(dump.held, self._ask, table)
+        except dump.Unsettled as error:
+            raise KernelError(str(error), errno.EAGAIN) from None
 
     async def counters(self, table: str) -> dict[str, int]:
         return await self.inside(dump.counters, self._ask, table)

@@ -134,6 +134,10 @@ def kubeconfig(lab_folder: Path, name: str, server: str, authority: Path) -> Pat
     return path
 
 
+# No canary, whose pods would be in what the tests compare; nothing served, nothing saved.
+ALONE = ("--canary", "off", "--metrics-bind-address", "0", "--state-dir", "")
+
+
 @pytest.fixture(scope="module")
 async def lab(tmp_path_factory: pytest.TempPathFactory, own_etcd: EtcdServer) -> AsyncIterator[Lab]:
     folder = tmp_path_factory.mktemp("enforcer")
@@ -141,7 +145,7 @@ async def lab(tmp_path_factory: pytest.TempPathFactory, own_etcd: EtcdServer) ->
         async for cluster in started(tmp_path_factory.mktemp("cluster"), own_etcd):
             place = cluster.place
             config = kubeconfig(folder, "config", place.url, place.folder / "cluster-ca.pem")
-            arguments = ["--kubeconfig", str(config), "--node-name", NODE_NAME]
+            arguments = ["--kubeconfig", str(config), "--node-name", NODE_NAME, *ALONE]
             process = Daemon(
                 "enforcer.main", [*arguments, "--netns", made.node.netns], folder / "enforcer.log"
             )

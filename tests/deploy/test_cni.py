@@ -6,7 +6,8 @@ from pathlib import Path
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
-from enforcer import cni, wait
+from enforcer.cni import plugin as cni
+from enforcer.cni import wait
 from tests.deploy.conftest import KUSTOMIZE
 from tests.deploy.rendering import (
     CHART,

@@ -14,7 +14,7 @@ import yaml
 
 from apiserver.settings import Settings
 from enforcer import main as enforcer_main
-from enforcer.endpoint import DEFAULT
+from enforcer.telemetry.endpoint import DEFAULT
 from tests.deploy.rendering import DEPLOY, ROOT, Object, container
 from tests.storage.newer_etcd import NEWER
 

@@ -36,7 +36,7 @@ enforcer=$!
 until_seen grep '"enforcing"' "$log/enforcer"
 nft list tables >"$log/tables"
 cp /proc/$server/status "$log/server.status"
-cp /proc/$enforcer/status "$log/enforcer.status"
+cp /proc/$enforcer/status "$log/enforcer.telemetry.status"
 kill $server $enforcer
 wait
 """
@@ -115,7 +115,7 @@ def ran(context: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_images_are_built_and_run_confined(ran: Path) -> None:
     assert "table inet netpol" in (ran / "tables").read_text()
     assert capabilities(ran / "server.status") == 0
-    assert capabilities(ran / "enforcer.status") == CAP_NET_ADMIN
+    assert capabilities(ran / "enforcer.telemetry.status") == CAP_NET_ADMIN
 
 
 def test_the_units_are_installed_and_name_commands_that_there_are(ran: Path) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from apiserver.server import DRAIN
 from apiserver.settings import Settings
-from enforcer import show
-from enforcer.endpoint import Endpoint
+from enforcer.telemetry import show
+from enforcer.telemetry.endpoint import Endpoint
 from tests.deploy.rendering import Object, by_name, of_kind
 
 # The oldest that the chart takes, and the newest whose schemas there are.

@@ -12,7 +12,7 @@ import promql_parser as promql
 import pytest
 import yaml
 
-from enforcer.metrics import Metrics
+from enforcer.telemetry.metrics import Metrics
 from tests.deploy.rendering import DEPLOY
 from tests.enforcer.reporting import BRIDGE, Clock, enforcing
 from tests.lab.processes import Server

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from enforcer.flows import Flows
+from enforcer.flows.recorder import Flows
 from enforcer.nft.nflog import Seen
 from policy import (
     Cluster,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from enforcer.status import RESOURCES, Status
+from enforcer.telemetry.status import RESOURCES, Status
 
 START = 1_460_000_000.0  # 2016-04-07T03:33:20Z
 CLUSTER = "https://10.0.0.1:6443"

@@ -4,10 +4,10 @@ address."""
 import asyncio
 import sys
 
-from enforcer.endpoint import Endpoint
-from enforcer.metrics import Metrics
-from enforcer.routes import application
-from enforcer.serve import bind, serve
+from enforcer.telemetry.endpoint import Endpoint
+from enforcer.telemetry.metrics import Metrics
+from enforcer.telemetry.routes import application
+from enforcer.telemetry.serve import bind, serve
 from tests.enforcer.reporting import BRIDGE, Clock, enforcing
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from enforcer import cni
+from enforcer.cni import plugin as cni
 from tests.enforcer.chain import Chain, Done, Failed, run
 from tests.enforcer.waiting import Waiting
 
@@ -50,7 +50,7 @@ def result(version: str = "1.0.0") -> Json:
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Installed by itself, into a folder that has nothing else."""
     folder = tmp_path_factory.mktemp("bin")
-    words = [sys.executable, "-m", "enforcer.cni", "--install", str(folder)]
+    words = [sys.executable, "-m", "enforcer.cni.plugin", "--install", str(folder)]
     done = subprocess.run(words, check=True, capture_output=True, text=True)
     assert done.stdout == f"{folder / 'netpol-cni'}\n"
     assert [file.name for file in folder.iterdir()] == ["netpol-cni"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.flow_log import FlowLog
+from enforcer.flows.log import FlowLog
 
 PROMPT = 1.0  # seconds; what does not wait takes a thousandth of it
 
@@ -115,7 +115,7 @@ def test_what_a_slow_reader_cost_is_said_when_it_goes_on(
 def ending(script: str, *arguments: str, stdout: int) -> dict[str, int]:
     """What a process that logs says at its end."""
     done = subprocess.run(
-        (sys.executable, "-c", f"from enforcer.flow_log import FlowLog\n{script}", *arguments),
+        (sys.executable, "-c", f"from enforcer.flows.log import FlowLog\n{script}", *arguments),
         stdout=stdout,
         stderr=subprocess.PIPE,
         timeout=30,

@@ -5,8 +5,8 @@ from io import StringIO
 
 import pytest
 
-from enforcer import flow_table
-from enforcer.flow_report import Report
+from enforcer.flows import table as flow_table
+from enforcer.flows.report import Report
 from tests.enforcer.flow_world import START, Story, seen
 
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enforcer import flow_list, flow_reason
-from enforcer.flow_list import Element
-from enforcer.flow_reason import ALLOWED_BY_NOW, CHANGED
-from enforcer.flow_report import Report
-from enforcer.flows import LINES, RECORDS, REPEAT, TIMEOUT
+from enforcer.flows import listing as flow_list
+from enforcer.flows import reason as flow_reason
+from enforcer.flows.listing import Element
+from enforcer.flows.reason import ALLOWED_BY_NOW, CHANGED
+from enforcer.flows.recorder import LINES, RECORDS, REPEAT, TIMEOUT
+from enforcer.flows.report import Report
 from enforcer.nft.nflog import Seen
 from policy import Cluster, Miss, Policy, Reason, Rule, verdict
 from tests.enforcer.flow_world import BACK, POL1, START, Story, World, seen

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from enforcer import canary
 from enforcer.compile import Compiler
+from enforcer.host import canary
 from enforcer.model import NAMESPACES, PODS, POLICIES, Given, Model
 from enforcer.reflector import Apply, Replace
 

@@ -31,14 +31,14 @@ def line(kind: str, obj: object = ITEM) -> Line:
 def test_a_list_is_the_whole_state_and_the_watch_goes_on_from_it() -> None:
     state, output = advance(State(failures=4), Listed((ITEM,), "5"), RAND)
     assert state == State(Phase.WATCH, revision="5")
-    assert output == Replace((ITEM,))
+    assert output == Replace((ITEM,), "5")
 
 
 def test_pages_are_put_together() -> None:
     state, output = advance(State(), Listed((ITEM,), "5", token="more"), RAND)
     assert (state.phase, state.token, output) == (Phase.LIST, "more", None)
     state, output = advance(state, Listed((ITEM, ITEM), "5"), RAND)
-    assert output == Replace((ITEM, ITEM, ITEM))
+    assert output == Replace((ITEM, ITEM, ITEM), "5")
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from enforcer import serve, show
-from enforcer.endpoint import Endpoint
-from enforcer.metrics import Metrics
-from enforcer.routes import application
-from enforcer.status import Status
+from enforcer.telemetry import serve, show
+from enforcer.telemetry.endpoint import Endpoint
+from enforcer.telemetry.metrics import Metrics
+from enforcer.telemetry.routes import application
+from enforcer.telemetry.status import Status
 from tests.enforcer.reporting import BRIDGE, Clock, commit, enforcing, listed, started
 from tests.lab.processes import Daemon, free_port
 from tests.lab.world import world

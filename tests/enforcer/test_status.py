@@ -7,14 +7,14 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from enforcer import checks, show
-from enforcer.backlog import MARKS, Backlog
-from enforcer.document import MOST, document
-from enforcer.endpoint import Endpoint, same_host
-from enforcer.metrics import Metrics
-from enforcer.status import Status
-from enforcer.tally import SECONDS, Tally
-from enforcer.times import rfc3339, span
+from enforcer.telemetry import checks, show
+from enforcer.telemetry.backlog import MARKS, Backlog
+from enforcer.telemetry.document import MOST, document
+from enforcer.telemetry.endpoint import Endpoint, same_host
+from enforcer.telemetry.metrics import Metrics
+from enforcer.telemetry.status import Status
+from enforcer.telemetry.tally import SECONDS, Tally
+from enforcer.telemetry.times import rfc3339, span
 from tests.enforcer.reporting import (
     BRIDGE,
     START,

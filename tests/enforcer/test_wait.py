@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer import claim as protocol
-from enforcer import wait
-from enforcer.claim import BadRequest, Claim, ClaimRequest, ReleaseRequest
+from enforcer.cni import claim as protocol
+from enforcer.cni import wait
+from enforcer.cni.claim import BadRequest, Claim, ClaimRequest, ReleaseRequest
 from tests.enforcer.waiting import Waiting
 
 Json = dict[str, Any]

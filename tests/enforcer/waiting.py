@@ -16,8 +16,8 @@ from pathlib import Path
 
 import structlog
 
-from enforcer import wait
-from enforcer.claim import Claim, Refused
+from enforcer.cni import wait
+from enforcer.cni.claim import Claim, Refused
 from tests.lab.processes import Daemon
 
 

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enforcer import bypass, devices, foreign, rtnetlink
-from enforcer.bypass import Detector, Finding, Severity
-from enforcer.canary import Canary
-from enforcer.foreign import Hook
-from enforcer.netlink import ROUTE, Netlink
+from enforcer.host import bypass, devices, foreign, rtnetlink
+from enforcer.host.bypass import Detector, Finding, Severity
+from enforcer.host.canary import Canary
+from enforcer.host.foreign import Hook
+from enforcer.host.netlink import ROUTE, Netlink
+from enforcer.host.rtnetlink import Link
 from enforcer.nft.wire import attribute, nested, number, text
-from enforcer.rtnetlink import Link
 from tests.lab.world import World, world
 
 T = TypeVar("T")
@@ -544,7 +544,7 @@ def test_rules_are_read_when_they_have_changed_and_not_all_the_time(
 
 
 ASK = """
-from enforcer.bypass import Detector
+from enforcer.host.bypass import Detector
 try:
     Detector().findings()
 except OSError as error:

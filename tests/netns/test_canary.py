@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from enforcer.canary import ALLOWED, DEFAULT, DENIED, Canary, Unavailable, objects
+from enforcer.host.canary import ALLOWED, DEFAULT, DENIED, Canary, Unavailable, objects
 from policy import Cluster, Flow, verdict
 from tests.lab.world import World, world
 
@@ -59,7 +59,7 @@ table inet other {
 """
 HOLD = """
 import asyncio, sys
-from enforcer.canary import Canary, Unavailable
+from enforcer.host.canary import Canary, Unavailable
 
 async def main():
     canary = Canary(netns=sys.argv[1])

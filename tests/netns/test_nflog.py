@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from enforcer.flow_list import Element
-from enforcer.flow_log import FlowLog
-from enforcer.flows import LINES, RECORDS, Flows
+from enforcer.flows.listing import Element
+from enforcer.flows.log import FlowLog
+from enforcer.flows.recorder import LINES, RECORDS, Flows
 from enforcer.nft import nflog
 from enforcer.nft.nflog import NoLog, Reader
 from policy import Protocol

@@ -15,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from enforcer.endpoint import Endpoint, same_host
+from enforcer.telemetry.endpoint import Endpoint, same_host
 
 HEAD_BYTES = 16 << 10  # of the head of a request
 PATIENCE = 15  # seconds that it may take, and that a connection may wait for the next one

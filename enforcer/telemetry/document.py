@@ -3,9 +3,9 @@
 from heapq import nsmallest
 from typing import Any
 
-from enforcer import checks
-from enforcer.status import Status
-from enforcer.times import rfc3339
+from enforcer.telemetry import checks
+from enforcer.telemetry.status import Status
+from enforcer.telemetry.times import rfc3339
 
 VERSION = "netpol-enforcer/v1"
 SHOWN = 20  # differences of a verification; their number is told in any case

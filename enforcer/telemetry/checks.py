@@ -6,8 +6,8 @@ A server that is away makes no enforcer unready: the ruleset stays as it is, pac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from enforcer.status import RESOURCES, Status
-from enforcer.times import rfc3339
+from enforcer.telemetry.status import RESOURCES, Status
+from enforcer.telemetry.times import rfc3339
 
 # Seconds. The longest commit that was measured, 200,000 elements at once, takes less than two; the
 # longest wait between two attempts is ten.

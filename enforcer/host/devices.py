@@ -19,9 +19,9 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from enforcer.finding import Finding, Severity
+from enforcer.host.finding import Finding, Severity
+from enforcer.host.rtnetlink import Link
 from enforcer.nft.wire import attributes, listed, string
-from enforcer.rtnetlink import Link
 
 # Settings of br_netfilter, below net.bridge; read where br_netfilter is loaded.
 CALLS = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")

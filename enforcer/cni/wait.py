@@ -16,8 +16,8 @@ from pathlib import Path
 
 import structlog
 
-from enforcer import claim as protocol
-from enforcer.claim import (
+from enforcer.cni import claim as protocol
+from enforcer.cni.claim import (
     BadRequest,
     Claim,
     ClaimRequest,

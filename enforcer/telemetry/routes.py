@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from enforcer import checks
-from enforcer.checks import Check
-from enforcer.document import VERSION, document
-from enforcer.endpoint import same_host
-from enforcer.metrics import Metrics
-from enforcer.status import Status
-from enforcer.times import rfc3339
+from enforcer.telemetry import checks
+from enforcer.telemetry.checks import Check
+from enforcer.telemetry.document import VERSION, document
+from enforcer.telemetry.endpoint import same_host
+from enforcer.telemetry.metrics import Metrics
+from enforcer.telemetry.status import Status
+from enforcer.telemetry.times import rfc3339
 
 LIMITS = (100, 1000)  # flows of an answer: by default, and at most
 VERDICTS = ("denied", "audited")

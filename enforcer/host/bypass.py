@@ -13,9 +13,9 @@ from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from enforcer import bpf, devices, foreign, rtnetlink
-from enforcer.finding import Finding, Severity
-from enforcer.netlink import NETFILTER, ROUTE, Netlink
+from enforcer.host import bpf, devices, foreign, rtnetlink
+from enforcer.host.finding import Finding, Severity
+from enforcer.host.netlink import NETFILTER, ROUTE, Netlink
 from enforcer.nft import wire
 
 __all__ = ["Detector", "Finding", "Severity"]

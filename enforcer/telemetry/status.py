@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from enforcer.backlog import Backlog
-from enforcer.tally import Tally
+from enforcer.telemetry.backlog import Backlog
+from enforcer.telemetry.tally import Tally
 
 RESOURCES = ("namespaces", "pods", "networkpolicys")
 BYPASSED = "bypassed"  # the severity of a finding by which packets pass the filter unjudged

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import NamedTuple
 
-from enforcer.flow_reason import CHANGED, View, Why, applicable, why
-from enforcer.flow_report import Decision, Key, Party, Record, Report, report
+from enforcer.flows.reason import CHANGED, View, Why, applicable, why
+from enforcer.flows.report import Decision, Key, Party, Record, Report, report
 from policy import Pod, Policy
 
 SETS = {"denied": Decision.DENIED, "wouldbe": Decision.AUDITED}

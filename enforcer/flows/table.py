@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from enforcer.flow_report import Decision, Report
-from enforcer.times import span
+from enforcer.flows.report import Decision, Report
+from enforcer.telemetry.times import span
 
 COLUMNS = ("VERDICT", "SOURCE", "DESTINATION", "PORT", "COUNT", "SINCE", "LAST", "WHY")
 COLOURS = {Decision.DENIED.value: "red", Decision.AUDITED.value: "yellow"}

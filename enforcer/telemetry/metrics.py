@@ -19,9 +19,9 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
-from enforcer import checks
-from enforcer.status import Status
-from enforcer.tally import Tally
+from enforcer.telemetry import checks
+from enforcer.telemetry.status import Status
+from enforcer.telemetry.tally import Tally
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text"

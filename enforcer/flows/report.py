@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Self, TypedDict
 
-from enforcer.flow_reason import NearestMiss, View, Why
-from enforcer.times import rfc3339
+from enforcer.flows.reason import NearestMiss, View, Why
+from enforcer.telemetry.times import rfc3339
 from policy import Flow
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from enforcer.compile import Compiler
-from enforcer.pair import Pair, Unavailable
+from enforcer.host.pair import Pair, Unavailable
 from policy import (
     Isolation,
     Namespace,

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from enforcer.endpoint import DEFAULT, Endpoint
-from enforcer.times import span
+from enforcer.telemetry.endpoint import DEFAULT, Endpoint
+from enforcer.telemetry.times import span
 
 VARIABLE = "NETPOL_METRICS_BIND_ADDRESS"
 PATIENCE = 5.0  # seconds

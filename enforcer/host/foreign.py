@@ -27,7 +27,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from enforcer.finding import Finding, Severity
+from enforcer.host.finding import Finding, Severity
 from enforcer.nft.wire import attributes, listed, string
 
 HEAD = 4  # bytes of `struct nfgenmsg`; the first one is the family

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from enforcer.claim import Claim, Refused
+from enforcer.cni.claim import Claim, Refused
 from enforcer.index import Key
 from enforcer.model import Given, Model
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from enforcer import rtnetlink
-from enforcer.netlink import ROUTE, Netlink
+from enforcer.host import rtnetlink
+from enforcer.host.netlink import ROUTE, Netlink
 from enforcer.nft import wire
 
 CLONE_NEWNET = 0x40000000

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 
 import orjson
 
-from enforcer import flow_list
-from enforcer.flow_list import LIMIT, Element, Pick
-from enforcer.flow_reason import View, applicable, why
-from enforcer.flow_report import Decision, Key, Party, Record, Report, report
+from enforcer.flows import listing as flow_list
+from enforcer.flows.listing import LIMIT, Element, Pick
+from enforcer.flows.reason import View, applicable, why
+from enforcer.flows.report import Decision, Key, Party, Record, Report, report
 from enforcer.nft.nflog import Seen
-from enforcer.times import rfc3339
+from enforcer.telemetry.times import rfc3339
 
 RECORDS = 4096  # flows that are remembered, some 3 MB
 LINES = 20  # a second: a person reads none of more, and a day of it is 1 GB

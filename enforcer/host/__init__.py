@@ -1,0 +1,1 @@
+"""The host around the filter: ways by which packets could pass it, and a canary that tries."""

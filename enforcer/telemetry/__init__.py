@@ -1,0 +1,1 @@
+"""What the enforcer says of itself: status, probes, metrics, and the commands that ask."""

@@ -73,7 +73,9 @@ class Lab:
 
     async def ruleset(self) -> str:
         """The kernel's in a fixed order, without counters and what packets add to it."""
-        parts = re.split(r"(?m)^\t}\n", await self._nft())
+        # Without an owner the flags read otherwise.
+        text = re.sub(r"(?m) # progname \w+$|^\tflags .*\n", "", await self._nft())
+        parts = re.split(r"(?m)^\t}\n", text)
         return "".join(
             sorted(part for part in parts if not re.match(r"\s*set (denied|wouldbe)", part))
         )
@@ -220,7 +222,7 @@ async def test_a_start_without_the_cluster_keeps_what_the_kernel_holds(lab: Lab)
     assert await lab.ruleset() == before
     await lab.start_cluster()
     await lab.process.until("enforcing")
-    assert [line["elements"] for line in lab.process.events("committed")] == [0]
+    assert lab.process.events("committed") == []
     assert await lab.ruleset() == before
     await lab.follows()
 
@@ -299,13 +301,19 @@ async def test_policies_straight_from_their_server(lab: Lab) -> None:
         f" NODE_NAME={NODE_NAME} {sys.executable} -m enforcer.main render"
         f" --policy-kubeconfig {straight}"
     )
-    process = await asyncio.create_subprocess_exec(
-        *("unshare", "--mount", "sh", "-c", mounted),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
+    # The server may not have read the cluster's new authority yet, and then it knows no token.
+    async with asyncio.timeout(25):
+        while True:
+            process = await asyncio.create_subprocess_exec(
+                *("unshare", "--mount", "sh", "-c", mounted),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+            output, errors = await process.communicate()
+            if process.returncode == 0:
+                break
+            assert b"401: Unauthorized" in errors
+            await asyncio.sleep(1)
     text = output.decode()
     assert f"{BACK.ips[0]} : jump c_" in text
     assert f"{FAR.ips[0]} :" not in text

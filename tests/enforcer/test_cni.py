@@ -488,7 +488,7 @@ async def test_gc_has_nothing_to_collect(runtime: Runtime) -> None:
 
 
 def test_the_example_of_the_guide_is_right() -> None:
-    guide = (Path(cni.__file__).parents[1] / "docs" / "cni.md").read_text()
+    guide = (Path(cni.__file__).parents[2] / "docs" / "cni.md").read_text()
     (text,) = re.findall(r"```json\n(\{\n.*?)```", guide, re.DOTALL)
     network = json.loads(text)
     (plugin,) = (p for p in network["plugins"] if p["type"] == "netpol-cni")

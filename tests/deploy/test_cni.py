@@ -70,7 +70,7 @@ def test_plugin_and_enforcer_mean_the_same_socket(objects: list[Object], pod: Ob
     enforcer = container(objects, "enforcer")
     (path,) = (e["value"] for e in enforcer["env"] if e["name"] == "NETPOL_WAIT_SOCKET")
     assert path == cni.SOCKET == str(wait.SOCKET)
-    (mount,) = enforcer["volumeMounts"]
+    (mount,) = (m for m in enforcer["volumeMounts"] if m["name"] == "run")
     (volume,) = (v for v in pod["volumes"] if v["name"] == mount["name"])
     # The host and the container know it by one name, so that the path can be given to either.
     assert mount["mountPath"] == volume["hostPath"]["path"] == str(Path(path).parent)

@@ -20,7 +20,8 @@ def test_containers_are_confined(objects: list[Object]) -> None:
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert pod.get("hostNetwork", False) is host
         assert not {"hostPID", "hostIPC"} & pod.keys()
-        assert not any("hostPath" in volume for volume in pod.get("volumes", ()))
+        paths = [v["hostPath"]["path"] for v in pod.get("volumes", ()) if "hostPath" in v]
+        assert paths == (["/var/lib/netpol"] if host else [])
         if not host:
             assert pod["securityContext"]["runAsNonRoot"] is True
             assert pod["securityContext"]["runAsUser"] > 0

@@ -110,6 +110,10 @@ class Compiler:
                     if self._is_local(pod):
                         self._dirty.update(pod.ips)
 
+    def protects(self, pod: Pod | None) -> bool:
+        """Whether a pod is one of this node that has an address."""
+        return pod is not None and pod.live and bool(pod.ips) and self._is_local(pod)
+
     @property
     def dirty(self) -> bool:
         """Whether `take` has anything to compute."""

@@ -270,7 +270,7 @@ def flows(
         return
     from enforcer.flows import table as flow_table
 
-    flow_table.show(found["flows"], sys.stdout)
+    flow_table.show(found["items"], sys.stdout)
 
 
 @app.command()

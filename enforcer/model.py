@@ -57,6 +57,7 @@ class Model:
         self._apart = apart
         self.invalid: dict[Key, InvalidPolicy] = {}
         self.revisions: dict[str, str] = {}
+        self.protected = 0  # pods of the API that are in the table
         self._synced: set[str] = set()
         self._pods: dict[Key, tuple[tuple[str, ...], Pod]] = {}  # by the API alone, with uids
         self._given: dict[Key, Given] = {}
@@ -66,9 +67,11 @@ class Model:
         """Whether all three resources have been listed."""
         return self._synced == set(RESOURCES)
 
-    def has(self, resource: str) -> bool:
-        """Whether a resource has been listed."""
-        return resource in self._synced
+    @property
+    def policies(self) -> int:
+        """How many of the API's are in force."""
+        index = self.compiler.index
+        return index.policy_count - sum(len(index.policies.get(name, ())) for name in self._apart)
 
     def tell(self, resource: str, output: Replace | Apply) -> list[InvalidPolicy]:
         """Take in what a follower heard; the policies that it was the first to find wrong."""
@@ -188,7 +191,9 @@ class Model:
                 del self._given[key]
             else:
                 pod = replace(pod, ips=given.ips, started=given.since)
-        if self.compiler.index.pods.get(key) != pod:
+        known = self.compiler.index.pods.get(key)
+        if known != pod:
+            self.protected += self.compiler.protects(pod) - self.compiler.protects(known)
             self.compiler.put_pod(key, pod)
 
 

@@ -230,12 +230,12 @@ class Enforcer:
         status, rules = self._status, self._compiler.rules
         status.table(self._table.name, self._table.flags)
         status.conflicts(conflicts(self._compiler))
-        pods = len(rules.sets["pods4"].elements) + len(rules.sets["pods6"].elements)
+        pods = self._model.protected
         status.committed(
             revisions,
             digest=rules.digest(),
             pods=pods,
-            policies=self._compiler.index.policy_count,
+            policies=self._model.policies,
             elements=rules.size,
             compute_seconds=compute,
             commit_seconds=commit,

@@ -83,13 +83,16 @@ async def run(chosen: Settings, options: Options) -> None:
     """Until SIGTERM or SIGINT. `BadAccess`, `Taken`, `KernelError`, `OSError`."""
     bound = serve.bind(options.endpoint) if options.endpoint else None
     kernel = Kernel(netns=options.netns, owned=options.owned)
+    # Who reads counters or looks around must not hold up a commit.
+    reader = Kernel(netns=options.netns)
     output = FlowLog(options.flow_log) if options.flow_log else None
     try:
         async with sources(chosen) as servers:
-            daemon = _Daemon(chosen, options, servers, Table(kernel), output)
+            daemon = _Daemon(chosen, options, servers, Table(kernel), reader, output)
             await daemon.run(bound)
     finally:
         kernel.close()
+        reader.close()
         if output is not None:
             output.close()
 
@@ -101,9 +104,11 @@ class _Daemon:
         options: Options,
         servers: dict[str, fetch.Connection],
         table: Table,
+        reader: Kernel,
         output: FlowLog | None,
     ) -> None:
         self._options = options
+        self._reader = reader
         self._servers = servers
         self._table = table
         self._status = Status(node=chosen.node)
@@ -115,7 +120,7 @@ class _Daemon:
         if options.probing is not Probing.OFF:
             canary.put(compiler, chosen.node)
             apart, ignored = frozenset({canary.NAMESPACE}), frozenset(canary.DEFAULT.target)
-        self._records = Records(table, compiler.index, output, ignored=ignored)
+        self._records = Records(table, reader, compiler.index, output, ignored=ignored)
         self._enforcer = Enforcer(
             sources=servers,
             table=table,
@@ -146,12 +151,12 @@ class _Daemon:
         await self._leave()
 
     async def _run(self, bound: socket.socket | None) -> None:
-        options, status, kernel = self._options, self._status, self._table.kernel
+        options, status = self._options, self._status
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._enforcer.run(), name="enforce")
             tasks.create_task(self._records.run(options.log_group), name="records")
             detector = Detector(ignored=DEVICES)
-            tasks.create_task(guards.watch_bypass(kernel, detector, status), name="bypass")
+            tasks.create_task(guards.watch_bypass(self._reader, detector, status), name="bypass")
             if options.probing is not Probing.OFF:
                 wanted = options.probing is Probing.ON
                 tasks.create_task(

@@ -46,12 +46,14 @@ class Records:
     def __init__(
         self,
         table: Table,
+        kernel: Kernel,
         index: Index,
         output: FlowLog | None,
         *,
         ignored: frozenset[str] = frozenset(),
     ) -> None:
         self._table = table
+        self._kernel = kernel
         self._ignored = ignored
         self._output = output
         self._flows = Flows(view=_View(index), tell=output.write if output else _nothing)
@@ -61,7 +63,7 @@ class Records:
         async with contextlib.AsyncExitStack() as stack:
             if group:
                 try:
-                    await stack.enter_async_context(_reading(self._table.kernel, group, self._see))
+                    await stack.enter_async_context(_reading(self._kernel, group, self._see))
                 except nflog.NoLog as error:
                     log.error("denied flows are counted, and not logged", error=str(error))
             while True:
@@ -81,12 +83,10 @@ class Records:
     ) -> Sequence[Mapping[str, Any]]:
         """What is in the kernel's sets now, with reasons, newest first."""
         elements = []
-        for kind in COUNTED:
+        for kind in COUNTED if self._table.name else ():
             for version, address in ((4, "ipv4_addr"), (6, "ipv6_addr")):
                 key_type = f"{address} . {address} . inet_proto . inet_service"
-                found = await self._table.kernel.counted(
-                    self._table.name, f"{kind}{version}", key_type
-                )
+                found = await self._kernel.counted(self._table.name, f"{kind}{version}", key_type)
                 for flow in found:
                     client, target, protocol, port = flow.key
                     counted = flow.packets, flow.octets, flow.expires
@@ -100,7 +100,9 @@ class Records:
 
     async def denied(self) -> Mapping[str, int]:
         """Packets that were dropped or rejected, by the chain that did it."""
-        counted = await self._table.kernel.counters(self._table.name)
+        if not self._table.name:
+            return {}
+        counted = await self._kernel.counters(self._table.name)
         return {reason: counted.get(chain, 0) for chain, reason in _REASONS.items()}
 
 

@@ -29,6 +29,7 @@ _NETFILTER = 12  # NETLINK_NETFILTER
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
 _BUFFER = 4 << 20  # bytes; what a dump or the answers to a batch may take
 _DUMP_INTERRUPTED = 0x10
+_READINGS = 5
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Kernel:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._socket: socket.socket | None = None
         self._sequence = 0
+        self._interrupted = False  # somebody committed during a dump
         self._netns = netns
         self._private = private
         self.owned = owned
@@ -68,8 +70,9 @@ class Kernel:
         return await self.inside(dump.tables, self._ask)
 
     async def held(self, table: str) -> Held:
+        """A table's content. `KernelError` where it changes all the time."""
         try:
-            return await self.inside(dump.held, self._ask, table)
+            return await self.inside(self._held, table)
         except dump.Unsettled as error:
             raise KernelError(str(error), errno.EAGAIN) from None
 
@@ -110,6 +113,16 @@ class Kernel:
         self._thread.shutdown()
         if self._socket is not None:
             self._socket.close()
+
+    def _held(self, table: str) -> Held:
+        # A commit of anybody to any table interrupts a reading. Where they never cease, one that
+        # was interrupted has to do: others do not change what is ours.
+        for _ in range(_READINGS):
+            self._interrupted = False
+            found = dump.held(self._ask, table)
+            if not self._interrupted:
+                break
+        return found
 
     def _create(self, table: str, change: Change) -> None:
         flags = batch.OWNER | batch.PERSIST if self.owned else 0
@@ -161,7 +174,7 @@ class Kernel:
             if answer.sequence != number:
                 continue
             if answer.flags & _DUMP_INTERRUPTED:
-                raise KernelError("the ruleset changed while it was read", errno.EINTR)
+                self._interrupted = True
             if answer.kind in (wire.DONE, wire.ERROR):
                 code = -struct.unpack_from("=i", answer.body)[0] if len(answer.body) >= 4 else 0
                 if code:

@@ -1,9 +1,10 @@
 """One lab for the whole folder: a node with pods, a server, an enforcer; a clean slate a test."""
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,28 @@ class Lab:
 
     async def reset(self) -> None:
         """Isolation off, no policies, pods as they were."""
-        for namespace in ("a", "b"):
-            await self.api.isolate(namespace, None)
-            await self.api.delete(f"{POLICIES}/namespaces/{namespace}/networkpolicys")
-            await self.api.delete(f"/api/v1/namespaces/{namespace}/pods")
-        await self.api.pod(PodSpec("b", "clock", {}, ("10.66.250.201",)))
-        for pod in PODS:
-            await self.api.pod(pod)
+        await clear(self.api)
         await self.settled()
+
+    def other(self, folder: Path, *arguments: str, server: str = "") -> "Lab":
+        """The same with another enforcer, which the caller starts and ends."""
+        enforcer = EnforcerProcess(
+            folder,
+            server=server or self.server.url,
+            netns=self.world.node.netns,
+            arguments=["--node-name", NODE_NAME, *arguments],
+        )
+        return replace(self, enforcer=enforcer)
+
+
+async def clear(api: Api) -> None:
+    for namespace in ("a", "b"):
+        await api.isolate(namespace, None)
+        await api.delete(f"{POLICIES}/namespaces/{namespace}/networkpolicys")
+        await api.delete(f"/api/v1/namespaces/{namespace}/pods")
+    await api.pod(PodSpec("b", "clock", {}, ("10.66.250.201",)))
+    for pod in PODS:
+        await api.pod(pod)
 
 
 def everything(ports: Sequence[int] = (80, 81)) -> list[Probe]:
@@ -122,5 +137,37 @@ async def session_lab(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator
 
 @pytest.fixture
 async def lab(session_lab: Lab) -> Lab:
+    if not session_lab.enforcer.running:
+        await session_lab.enforcer.start()
     await session_lab.reset()
     return session_lab
+
+
+@pytest.fixture
+async def vacant(session_lab: Lab) -> AsyncIterator[Lab]:
+    """The lab without its enforcer and its table: a test brings its own."""
+    if session_lab.enforcer.running:
+        await session_lab.enforcer.stop()
+        await cleanup(session_lab.world)
+    await clear(session_lab.api)
+    yield session_lab
+    await cleanup(session_lab.world)
+
+
+async def cleanup(made: World) -> None:
+    """Remove the table, whoever left it."""
+    status, said = await command("cleanup", "--netns", made.node.netns, "--state-dir", "")
+    assert status == 0, said
+
+
+async def command(*arguments: str) -> tuple[int, str]:
+    """Run a command of the enforcer: its exit status, and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "enforcer.main", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(20):
+        output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()

@@ -121,7 +121,7 @@ class Enforcer:
 
     async def _begin(self) -> None:
         """What packets meet until everything is known for the first time."""
-        if await self._table.found():
+        if await self._table.hold():
             log.info("the ruleset in the kernel stays until everything has been listed")
             return
         found = saved.read(self._state) if self._state is not None else None
@@ -192,12 +192,16 @@ class Enforcer:
         status.committing()
         heard, self._heard = self._heard, None
         revisions = dict(self._model.revisions)
-        begun = time.monotonic()
         try:
+            if self._loaded:
+                # Before the rules go on: what was committed last is what the kernel should hold.
+                await self._check()
+            begun = time.monotonic()
             change = self._compiler.take()
             computed = time.monotonic()
             if not self._loaded:
                 change = await self._table.load(rules)
+                self._say_mended(change)
             elif change:
                 await self._table.commit(change, rules)
         except KernelError:
@@ -214,7 +218,6 @@ class Enforcer:
             self._say_first()
             if not self._table.flags:
                 await self._watch_others()
-        await self._check()
         self.starts.enforced()
 
     def _tell(
@@ -265,17 +268,31 @@ class Enforcer:
             )
 
     async def _check(self) -> None:
-        """Where it is time, or somebody was at the table: compare, and mend."""
+        """Where it is time, or somebody was at the table: compare, and mend. `KernelError`."""
         culprit, self._culprit = self._culprit, None
         due, self._verify = self._verify, False
         if not due and culprit is None:
             return
         rules = self._compiler.rules
-        found = differences(await self._table.verify(rules))
-        self._status.verified(not found, found[:SHOWN])
-        if not found:
-            return
-        await self._table.load(rules)
+        try:
+            found = differences(await self._table.verify(rules))
+            self._status.verified(not found, found[:SHOWN])
+            if found:
+                await self._table.load(rules)
+        except KernelError:
+            self._culprit, self._verify = self._culprit or culprit, True
+            raise
+        if found:
+            self._say_repaired(culprit, found)
+
+    def _say_mended(self, change: Change) -> None:
+        """The kernel was made equal to the rules, and that is a comparison as well."""
+        culprit, self._culprit = self._culprit, None
+        self._verify = False
+        if culprit is not None and change:
+            self._say_repaired(culprit, differences(change))
+
+    def _say_repaired(self, culprit: Culprit | None, found: list[str]) -> None:
         who = culprit or Culprit(0, "")
         self._status.table(self._table.name, self._table.flags)
         self._status.repaired(who.pid, who.program, "; ".join(found[:SHOWN]))

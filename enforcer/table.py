@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from enforcer.diff import Incompatible, diff
-from enforcer.nft.batch import OWNER, PERSIST
+from enforcer.nft.batch import DORMANT, OWNER, PERSIST
 from enforcer.nft.dump import Table as Found
 from enforcer.nft.kernel import Kernel, KernelError
 from enforcer.ruleset import COMMENT, TABLE, Change, Ruleset
@@ -47,15 +47,23 @@ class Table:
         """Our tables, whatever their version."""
         return [item for item in await self.kernel.tables() if item.comment.startswith(OURS)]
 
-    async def load(self, rules: Ruleset) -> Change:
-        """Make the kernel equal to the ruleset, whatever it holds; what had to be changed."""
-        ours = await self.found()
+    async def hold(self) -> bool:
+        """Own what is there, so that nobody changes it meanwhile. Whether there is a table of ours.
+
+        `Taken`.
+        """
+        ours = await self._free_to_take()
         for item in ours:
-            if item.owner not in (0, self.kernel.port):
-                raise Taken(
-                    f"table {item.name} belongs to {_process(item.owner)}; one enforcer programs a"
-                    " network namespace: stop that one first"
-                )
+            if self.kernel.owned and item.owner == 0 and item.flags & PERSIST:
+                await self.kernel.take(item.name)
+        return bool(ours)
+
+    async def load(self, rules: Ruleset) -> Change:
+        """Make the kernel equal to the ruleset, whatever it holds; what had to be changed.
+
+        `Taken`.
+        """
+        ours = await self._free_to_take()
         change = None
         for item in sorted(ours, key=lambda item: item.name != self.name):
             change = await self._adopt(item, rules)
@@ -77,8 +85,9 @@ class Table:
         await self.kernel.commit(self.name, change, rules.sets | dict(change.sets))
 
     async def verify(self, rules: Ruleset) -> Change:
-        """What would have to be changed."""
-        if self.name not in {item.name for item in await self.found()}:
+        """What would have to be changed. All of it, where the table is gone or dormant."""
+        flags = {item.name: item.flags for item in await self.found()}
+        if flags.get(self.name, DORMANT) & DORMANT:
             return diff_from_nothing(rules)
         try:
             return diff(await self.kernel.held(self.name), rules)
@@ -110,10 +119,21 @@ class Table:
                 ) from None
         return bool(ours)
 
+    async def _free_to_take(self) -> list[Found]:
+        """Our tables. `Taken` where one belongs to another process."""
+        ours = await self.found()
+        for item in ours:
+            if item.owner not in (0, self.kernel.port):
+                raise Taken(
+                    f"table {item.name} belongs to {_process(item.owner)}; one enforcer programs a"
+                    " network namespace: stop that one first"
+                )
+        return ours
+
     async def _adopt(self, item: Found, rules: Ruleset) -> Change | None:
         """Take a table over and mend it; None where a new one is needed."""
         kernel = self.kernel
-        if item.comment != COMMENT:
+        if item.comment != COMMENT or item.flags & DORMANT:
             return None
         if kernel.owned and item.owner == 0:
             if not item.flags & PERSIST:

@@ -19,7 +19,8 @@ INET = 1
 SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 (NEWTABLE, GETTABLE, DELTABLE, NEWCHAIN, GETCHAIN, DELCHAIN, NEWRULE, GETRULE, DELRULE) = range(9)
 (NEWSET, GETSET, DELSET, NEWELEMENT, GETELEMENT, DELELEMENT, NEWGEN, GETGEN) = range(9, 17)
-OWNER, PERSIST = 2, 4  # flags of a table: nobody else may change it; it outlives its owner
+# Flags of a table: no packet meets it; nobody else may change it; it outlives its owner.
+DORMANT, OWNER, PERSIST = 1, 2, 4
 BIGGEST = 8 << 20  # bytes of elements in one transaction
 _BEGIN, _END = 16, 17
 _HOOKS = {"forward": 2, "output": 3}

@@ -8,7 +8,6 @@ prints what it has counted. It knows nothing of policies.
 import contextlib
 import ctypes
 import errno
-import itertools
 import json
 import os
 import selectors
@@ -50,7 +49,7 @@ class MMsgHdr(ctypes.Structure):
 class Burst:
     """Numbered datagrams that leave in one sendmmsg(2)."""
 
-    def __init__(self, size: int, names: list[bytes] | None = None) -> None:
+    def __init__(self, size: int, names: list[bytearray] | None = None) -> None:
         """`names` are struct sockaddr, one a datagram, for a socket that is not connected."""
         self.size = size
         self._content = bytearray(NUMBER.size * size)
@@ -60,7 +59,7 @@ class Burst:
             *(IoVec(start + NUMBER.size * n, NUMBER.size) for n in range(size))
         )
         self._headers = (MMsgHdr * size)()
-        self._names = [ctypes.create_string_buffer(name) for name in names or ()]
+        self._names = [(ctypes.c_char * len(name)).from_buffer(name) for name in names or ()]
         for n, header in enumerate(self._headers):
             header.header.vectors = ctypes.pointer(self._vectors[n])
             header.header.vector_count = 1
@@ -216,13 +215,13 @@ class Listener:
 
 def everywhere(address: str, *, seconds: float, size: int) -> int:
     """Datagrams to ports at random, as many as there can be in that time; how many."""
-    names = [_sockaddr(address, 1) for _ in range(size)]
+    names = [bytearray(_sockaddr(address, 1)) for _ in range(size)]
     burst = Burst(size, names)
     sent, deadline = 0, time.monotonic() + seconds
     with socket.socket(_family(address), socket.SOCK_DGRAM) as sock:
         while time.monotonic() < deadline:
             ports = os.urandom(2 * size)
-            for n, name in enumerate(burst._names):
+            for n, name in enumerate(names):
                 name[2:4] = ports[2 * n : 2 * n + 2]
             sent += burst.send(sock, sent)
     return sent
@@ -254,8 +253,10 @@ def main(plan: dict[str, Any]) -> None:
     flows = {f"{a} {p}": Datagrams(a, p, plan["burst"]) for a, p in plan["datagrams"]}
     streams = {f"{a} {p}": Stream(a, p, selector) for a, p in plan["streams"]}
     listeners = [Listener(port, selector) for port in plan["listen"]]
-    for item in (*receivers, *flows.values(), *listeners):
-        selector.register(item.sock, selectors.EVENT_READ, item.read)
+    readers: list[Receiver | Datagrams | Listener] = [*receivers, *flows.values(), *listeners]
+    senders: list[Datagrams | Stream] = [*flows.values(), *streams.values()]
+    for reader in readers:
+        selector.register(reader.sock, selectors.EVENT_READ, reader.read)
     os.set_blocking(0, False)
     selector.register(0, selectors.EVENT_READ, None)
     _say("ready")
@@ -264,8 +265,8 @@ def main(plan: dict[str, Any]) -> None:
         now = time.monotonic()
         if sending and now >= due:
             due = max(due + plan["pause"], now)
-            for item in itertools.chain(flows.values(), streams.values()):
-                item.push()
+            for sender in senders:
+                sender.push()
         for key, _ in selector.select(max(0.0, due - now) if sending else None):
             if key.data is not None:
                 key.data()

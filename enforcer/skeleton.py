@@ -20,7 +20,12 @@ LOG_GROUP = 77
 ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 PORTED = "meta l4proto { tcp, udp, sctp }"
 
-_LINK_LOCAL = IPv6Network("fe80::/10")
+# What pods on one bridge have besides their addresses, and nobody knows whose is which: addresses
+# of the link, and those at which every host hears what is for all, or for those who end alike.
+_OF_THE_LINK = {
+    4: ("224.0.0.1/32", "255.255.255.255/32"),
+    6: ("fe80::/10", "ff02::1/128", "ff02::1:ff00:0/104"),
+}
 _NEIGHBOURS = (
     "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert,"
     " nd-redirect, mld-listener-query, mld-listener-report, mld-listener-done,"
@@ -39,9 +44,8 @@ def fill(rules: Ruleset, pod_cidrs: Iterable[str], *, log_group: int = LOG_GROUP
     for name, chain in _chains(log_group).items():
         rules.add_chain(name, chain)
     ranges = [ip_network(cidr, strict=False) for cidr in pod_cidrs]
-    if any(isinstance(item, IPv6Network) for item in ranges):
-        # Pods on one bridge have these too, and nobody knows whose is which.
-        ranges.append(_LINK_LOCAL)
+    for family in {item.version for item in ranges}:
+        ranges += map(ip_network, _OF_THE_LINK[family])
     for version, address in ADDRESS.items():
         rules.add_set(f"pods{version}", NftSet(address, verdicts=True))
         rules.add_set(f"iso{version}", NftSet(address))
@@ -105,7 +109,8 @@ def _chains(group: int) -> dict[str, Chain]:
                 "counter accept",
             )
         ),
-        "unknown": Chain((*_HAIRPIN, "counter drop")),
+        # Switches and routers ask the hosts of a link for their groups of IPv4 by this.
+        "unknown": Chain((*_HAIRPIN, "meta l4proto igmp accept", "counter drop")),
         "forward": Chain(
             (
                 "ct state invalid,untracked goto raw_guard",

@@ -16,7 +16,7 @@ from enforcer.nft import wire
 ACCEPT, DROP = 1, 0
 JUMP, GOTO = -3 & 0xFFFFFFFF, -4 & 0xFFFFFFFF
 CODES = {"jump": JUMP, "goto": GOTO, "accept": ACCEPT, "drop": DROP}
-PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "sctp": 132}
+PROTOCOLS = {"icmp": 1, "igmp": 2, "tcp": 6, "udp": 17, "ipv6-icmp": 58, "sctp": 132}
 _STATES = {"invalid": 1, "established": 2, "related": 4, "new": 8, "untracked": 64}
 _ICMPV6 = {
     "mld-listener-query": 130,

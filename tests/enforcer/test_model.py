@@ -40,7 +40,7 @@ def test_there_is_no_state_before_all_three_are_listed(missing: str) -> None:
     assert model.synced
 
 
-def test_a_policy_that_is_wrong_grants_nothing_and_replaces_its_older_version() -> None:
+def test_D32_a_policy_that_is_wrong_grants_nothing_and_replaces_its_older_version() -> None:
     model = synced()
     model.tell(POLICIES, Apply(GOOD))
     (error,) = model.tell(POLICIES, Apply(BAD))
@@ -52,7 +52,7 @@ def test_a_policy_that_is_wrong_grants_nothing_and_replaces_its_older_version() 
     assert model.invalid == {}
 
 
-def test_one_wrong_policy_disturbs_no_other() -> None:
+def test_D32_one_wrong_policy_disturbs_no_other() -> None:
     model = synced()
     other = named("q", spec={})
     model.tell(POLICIES, Replace((BAD, other)))

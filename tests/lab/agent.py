@@ -15,11 +15,13 @@ from typing import Any
 from tests.lab import sctp
 
 ECHO = b"networkpolicys"
+BULK = 100_000  # bytes
 
 
-async def tcp(address: str, port: int) -> str:
-    """Connect, send, and get it back."""
-    reader, writer = await asyncio.open_connection(address, port)
+async def tcp(address: str, port: int, source: str = "") -> str:
+    """Connect, send, and get it back. `source` is the own address, else the kernel's choice."""
+    local = (source, 0) if source else None
+    reader, writer = await asyncio.open_connection(address, port, local_addr=local)
     try:
         writer.write(ECHO)
         return "open" if await reader.readexactly(len(ECHO)) == ECHO else "broken"
@@ -27,18 +29,32 @@ async def tcp(address: str, port: int) -> str:
         writer.transport.abort()
 
 
-async def udp(address: str, port: int) -> str:
+async def bulk(address: str, port: int, source: str = "") -> str:
+    """Send more than a few packets and get all of it back."""
+    local = (source, 0) if source else None
+    reader, writer = await asyncio.open_connection(address, port, local_addr=local)
+    data = ECHO * (BULK // len(ECHO))
+    try:
+        writer.write(data)
+        return "open" if await reader.readexactly(len(data)) == data else "broken"
+    finally:
+        writer.transport.abort()
+
+
+async def udp(address: str, port: int, source: str = "") -> str:
     """Send a datagram and get it back."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)
+        if source:
+            sock.bind((source, 0))
         await loop.sock_connect(sock, (address, port))
         await loop.sock_sendall(sock, ECHO)
         return "open" if await loop.sock_recv(sock, 64) == ECHO else "broken"
 
 
-async def icmp(address: str, port: int) -> str:
+async def icmp(address: str, port: int, source: str = "") -> str:
     """Send an echo request and get the reply."""
     loop = asyncio.get_running_loop()
     six = ":" in address
@@ -54,6 +70,8 @@ async def icmp(address: str, port: int) -> str:
         body = header + mark
         if not six:  # the kernel fills in the checksum for IPv6 only
             body = struct.pack("!BBHHH", 8, 0, _checksum(body), 1, 1) + mark
+        if source:
+            sock.bind((source, 0))
         sock.connect((address, 0))  # asyncio's own would look for a service of this type
         await loop.sock_sendall(sock, body)
         while True:
@@ -68,6 +86,9 @@ def _checksum(data: bytes) -> int:
     total = (total >> 16) + (total & 0xFFFF)
     folded: int = total + (total >> 16)
     return ~folded & 0xFFFF
+
+
+PROBES = {"tcp": tcp, "bulk": bulk, "udp": udp, "icmp": icmp, "sctp": sctp.probe}
 
 
 class Agent:
@@ -93,9 +114,8 @@ class Agent:
 
     async def _do(self, request: dict[str, Any]) -> str:
         kind = request["do"]
-        if kind in ("tcp", "udp", "icmp", "sctp"):
-            probe = {"tcp": tcp, "udp": udp, "icmp": icmp, "sctp": sctp.probe}[kind]
-            return await probe(request["address"], request["port"])
+        if probe := PROBES.get(kind):
+            return await probe(request["address"], request["port"], request.get("source", ""))
         if kind == "hold":
             self._streams[request["id"]] = await asyncio.open_connection(
                 request["address"], request["port"]

@@ -1,6 +1,6 @@
 """The cluster's objects, in the server and as the reference verdict reads them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ import httpx
 import policy
 from policy import Cluster, Flow
 from tests.lab.agents import Probe
-from tests.lab.world import NODE, World
+from tests.lab.world import NODE, Host, World
 
 POLICIES = "/apis/net.alpha.kubernetes.io/v1alpha1"
 NODE_NAME = "node-1"
@@ -37,8 +37,12 @@ class PodSpec:
 class Api:
     """Writes objects to the server; every method raises on an answer that is an error."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(
+        self, http: httpx.AsyncClient, *, nodes: Mapping[str, Iterable[str]] | None = None
+    ) -> None:
+        """`nodes` are all addresses of each."""
         self._http = http
+        self._nodes = nodes if nodes is not None else {NODE_NAME: NODE}
 
     async def namespace(self, name: str, *, labels: Mapping[str, str] | None = None) -> None:
         meta = {"name": name, "labels": dict(labels or {})}
@@ -104,7 +108,7 @@ class Api:
             policies=tuple(
                 policy.parse(o) for o in await self._items(f"{POLICIES}/networkpolicys")
             ),
-            nodes={NODE_NAME: frozenset(NODE)},
+            nodes={name: frozenset(ips) for name, ips in self._nodes.items()},
         )
 
     async def _items(self, path: str) -> list[Json]:
@@ -120,12 +124,30 @@ class Api:
 
 def expected(world: World, cluster: Cluster, probes: Iterable[Probe]) -> dict[Probe, bool]:
     """What the reference verdict says of each probe."""
+    return judged({"node": world.node, **world.hosts}, cluster, probes)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What becomes of a packet to a Service on its way; `source` where that is hidden."""
+
+    address: str
+    port: int
+    source: str = ""
+
+
+def judged(
+    hosts: Mapping[str, Host],
+    cluster: Cluster,
+    probes: Iterable[Probe],
+    arrives: Callable[[Probe], Arrival | None] = lambda probe: None,
+) -> dict[Probe, bool]:
+    """The same for any hosts, and by way of Services."""
     answers = {}
     for probe in probes:
-        host = world.node if probe.source == "node" else world.hosts[probe.source]
         six = ":" in probe.address
-        source = next(ip for ip in host.ips if (":" in ip) == six)
-        port = probe.port or None
-        flow = Flow(source, probe.address, probe.protocol.upper(), port)
+        source = next(ip for ip in hosts[probe.source].ips if (":" in ip) == six)
+        end = arrives(probe) or Arrival(probe.address, probe.port)
+        flow = Flow(end.source or source, end.address, probe.protocol.upper(), end.port or None)
         answers[probe] = policy.verdict(cluster, flow).allowed
     return answers

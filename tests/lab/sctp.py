@@ -41,16 +41,21 @@ def raw(family: int) -> socket.socket:
     return sock
 
 
-async def probe(address: str, port: int) -> str:
+async def probe(address: str, port: int, source: str = "") -> str:
     """Send an INIT and wait for its acknowledgement."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with raw(family) as sock:
+        if source:
+            sock.bind((source, 0))
         sock.connect((address, 0))
         await loop.sock_sendall(sock, packet(CLIENT_PORT, port, 0, INIT))
         while True:
-            data = _payload(await loop.sock_recv(sock, 512), family)
-            if parse(data) == (port, CLIENT_PORT, INIT_ACK):
+            data, sender = await loop.sock_recvfrom(sock, 512)
+            # Before it was connected, the socket heard what others answered.
+            if sender[0] == address and parse(_payload(data, family)) == (
+                *(port, CLIENT_PORT, INIT_ACK),
+            ):
                 return "open"
 
 

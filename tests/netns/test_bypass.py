@@ -6,10 +6,8 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -22,9 +20,9 @@ from enforcer.host.foreign import Hook
 from enforcer.host.netlink import ROUTE, Netlink
 from enforcer.host.rtnetlink import Link
 from enforcer.nft.wire import attribute, nested, number, text
+from tests.lab.inside import within
 from tests.lab.world import World, world
 
-T = TypeVar("T")
 PORT = 9000
 PODS = ("10.66.0.11", "10.66.0.12")
 DENY = """
@@ -49,22 +47,6 @@ table inet netpol {
 def node() -> Iterator[World]:
     with world({}) as made:
         yield made
-
-
-def within(netns: str, function: Callable[[], T]) -> T:
-    """Call it in a thread that is in a network namespace."""
-    results: list[T] = []
-
-    def enter() -> None:
-        with open(Path("/run/netns") / netns) as handle:
-            assert ctypes.CDLL(None).setns(handle.fileno(), 0x40000000) == 0
-        results.append(function())
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    (result,) = results
-    return result
 
 
 def findings(node: World, detector: Detector | None = None) -> list[Finding]:
@@ -109,7 +91,7 @@ def bridged(node: World) -> None:
     for name, last in (("one", 11), ("two", 12)):
         ips = (f"10.66.0.{last}", f"fd66::{last}")
         host = node.attach(name, ips)
-        link = f"{node.prefix}v{node._links}"
+        link = node.links[name]
         commands += [f"addr flush dev {link}", f"link set {link} master br0"]
         for network in ("10.66.0.0/24", "fd66::/64"):
             run("ip", "-n", host.netns, "route", "add", network, "dev", "eth0")
@@ -334,7 +316,7 @@ MATCH = "protocol all u32 match u32 0 0 action mirred"
 
 def test_redirects_of_tc_to_pods_are_found_and_others_not(node: World) -> None:
     node.attach("one", (PODS[0], "fd66::11"))
-    pod = f"{node.prefix}v{node._links}"
+    pod = node.links["one"]
     inside(node, "ip link add shape type ifb")
     inside(node, f"tc qdisc add dev {pod} clsact")
     # As the bandwidth plugin of CNI does it.
@@ -355,7 +337,7 @@ def test_redirects_of_tc_to_pods_are_found_and_others_not(node: World) -> None:
 
 def test_a_redirect_behind_a_class_is_found(node: World) -> None:
     node.attach("one", (PODS[0], "fd66::11"))
-    pod = f"{node.prefix}v{node._links}"
+    pod = node.links["one"]
     inside(node, "tc qdisc add dev lo root handle 1: htb")
     inside(node, f"tc filter add dev lo parent 1: {MATCH} egress redirect dev {pod}")
     assert kinds(node) == ["redirect"]
@@ -398,7 +380,7 @@ def program(kind: int, verdict: int) -> int:
 @X86
 def test_a_program_at_xdp_is_a_warning(node: World) -> None:
     node.attach("one", (PODS[0], "fd66::11"))
-    pod = f"{node.prefix}v{node._links}"
+    pod = node.links["one"]
     passes = program(XDP, 2)
 
     def attach() -> None:

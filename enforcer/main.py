@@ -315,7 +315,7 @@ async def _cleanup(netns: str, state_dir: str) -> None:
     finally:
         kernel.close()
     if path := saved.place(state_dir, netns):
-        path.unlink(missing_ok=True)
+        saved.remove(path)
 
 
 def _finish(work: Coroutine[Any, Any, Any]) -> Any:

@@ -37,10 +37,16 @@ def encoded(rules: Ruleset) -> bytes:
     )
 
 
+def remove(path: Path) -> None:
+    """Nothing is saved any more, and nothing half-written either. `OSError`."""
+    for file in (path, _part(path)):
+        file.unlink(missing_ok=True)
+
+
 def write(path: Path, content: bytes) -> None:
     """Replace the file; after a crash there is the old one or the new one. `OSError`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
+    part = _part(path)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(handle, "wb") as file:
         file.write(content)
@@ -75,3 +81,7 @@ def read(path: Path) -> tuple[Ruleset, float] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         log.error("the saved ruleset is of no use", file=str(path), error=str(error))
         return None
+
+
+def _part(path: Path) -> Path:
+    return path.with_suffix(".part")

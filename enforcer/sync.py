@@ -30,7 +30,7 @@ from enforcer.telemetry.status import Status
 
 COALESCE = 0.005  # seconds that one change waits for others: half of the bound of 10 ms
 RETRY = (0.2, 10.0)  # seconds after a failed commit: first and longest
-SAVE = 5.0  # seconds between two savings: what a reboot may have missed
+SAVE = 5.0  # seconds between two savings: what a crash of the machine may have missed
 SHOWN = 5  # differences in a log line
 
 log = structlog.get_logger()
@@ -129,7 +129,11 @@ class Enforcer:
             log.warning("there is no ruleset yet: traffic passes until everything has been listed")
             return
         rules, when = found
-        await self._table.load(rules)
+        try:
+            await self._table.load(rules)
+        except (KernelError, ValueError) as error:
+            log.error("the saved ruleset cannot be loaded: traffic passes", error=str(error))
+            return
         self._status.restored(when)
         log.info("the saved ruleset holds until everything has been listed", saved=round(when))
 
@@ -215,9 +219,9 @@ class Enforcer:
         else:
             self._tell(change, revisions, computed - begun, done - computed, heard, done)
         if first:
-            self._say_first()
             if not self._table.flags:
                 await self._watch_others()
+            self._say_first()
         self.starts.enforced()
 
     def _tell(
@@ -327,17 +331,25 @@ class Enforcer:
             self.verify()
 
     async def _save_all(self, path: Path) -> None:
-        """Save what is in force, some seconds after it has changed."""
-        while True:
-            await self._unsaved.wait()
-            await asyncio.sleep(SAVE)
-            self._unsaved.clear()
-            if self._loaded:
-                content = saved.encoded(self._compiler.rules)
-                try:
-                    await asyncio.to_thread(saved.write, path, content)
-                except OSError as error:
-                    log.error("the ruleset cannot be saved", file=str(path), error=str(error))
+        """Save what is in force, some seconds after it has changed, and at the end."""
+        try:
+            while True:
+                await self._unsaved.wait()
+                await asyncio.sleep(SAVE)
+                self._unsaved.clear()
+                if self._loaded:
+                    content = saved.encoded(self._compiler.rules)
+                    await asyncio.to_thread(_save, path, content)
+        finally:
+            if self._unsaved.is_set() and self._loaded:
+                _save(path, saved.encoded(self._compiler.rules))
+
+
+def _save(path: Path, content: bytes) -> None:
+    try:
+        saved.write(path, content)
+    except OSError as error:
+        log.error("the ruleset cannot be saved", file=str(path), error=str(error))
 
 
 async def desired(sources: Mapping[str, Connection], compiler: Compiler) -> Ruleset:

@@ -56,6 +56,11 @@ class Daemon:
             return await self._process.wait()
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.returncode is None
 
@@ -159,16 +164,30 @@ class Server(Daemon):
 class EnforcerProcess(Daemon):
     """`netpol-enforcer run` for a network namespace; it serves at `url` and saves in the folder."""
 
-    def __init__(self, folder: Path, *, server: str, netns: str, arguments: Sequence[str] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        server: str,
+        netns: str,
+        arguments: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+    ) -> None:
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
-        own = ["--metrics-bind-address", f"127.0.0.1:{port}", "--state-dir", str(folder / "state")]
+        self.state = folder / "state"
+        own = ["--metrics-bind-address", f"127.0.0.1:{port}", "--state-dir", str(self.state)]
         super().__init__(
             "enforcer.main",
             ["run", "--server", server, "--netns", netns, *own, *arguments],
             folder / "enforcer.log",
+            prefix=prefix,
         )
 
     async def start(self) -> None:
         await super().start()
         await self.until("enforcing")
+
+    async def begin(self) -> None:
+        """Start, and wait for nothing."""
+        await super().start()

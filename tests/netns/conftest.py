@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from enforcer.nft.kernel import Kernel
 from tests.lab.agents import Agents, Probe
 from tests.lab.cluster import NODE_NAME, POLICIES, Api, PodSpec, expected
 from tests.lab.processes import EnforcerProcess, Server
@@ -64,13 +65,16 @@ class Lab:
         await clear(self.api)
         await self.settled()
 
-    def other(self, folder: Path, *arguments: str, server: str = "") -> "Lab":
+    def other(
+        self, folder: Path, *arguments: str, server: str = "", prefix: Sequence[str] = ()
+    ) -> "Lab":
         """The same with another enforcer, which the caller starts and ends."""
         enforcer = EnforcerProcess(
             folder,
             server=server or self.server.url,
             netns=self.world.node.netns,
             arguments=["--node-name", NODE_NAME, *arguments],
+            prefix=prefix,
         )
         return replace(self, enforcer=enforcer)
 
@@ -152,6 +156,14 @@ async def vacant(session_lab: Lab) -> AsyncIterator[Lab]:
     await clear(session_lab.api)
     yield session_lab
     await cleanup(session_lab.world)
+
+
+@pytest.fixture
+async def kernel(session_lab: Lab) -> AsyncIterator[Kernel]:
+    """For looking at the tables of the node."""
+    looking = Kernel(netns=session_lab.world.node.netns)
+    yield looking
+    looking.close()
 
 
 async def cleanup(made: World) -> None:

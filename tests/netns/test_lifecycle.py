@@ -5,7 +5,6 @@ import asyncio
 import pytest
 
 from tests.lab.agents import Probe
-from tests.lab.processes import EnforcerProcess
 from tests.netns.conftest import PODS, Lab, everything, rule, spec
 
 FRONT, BACK, OTHER = PODS
@@ -84,7 +83,7 @@ async def test_D09_without_the_server_the_last_state_stays(lab: Lab) -> None:
     before = await lab.check()
     await lab.server.kill()
     await lab.enforcer.kill()
-    await super(EnforcerProcess, lab.enforcer).start()
+    await lab.enforcer.begin()
     await asyncio.sleep(1.0)
     assert await lab.agents.probe(before) == before
     await lab.server.start()

@@ -87,7 +87,7 @@ async def test_D10_nothing_is_committed_before_all_three_lists_are_there(
     serving = asyncio.create_task(half.serve())
     process = enforcer(tmp_path, place[0], f"http://127.0.0.1:{port}")
     try:
-        await super(EnforcerProcess, process).start()
+        await process.begin()
         async with asyncio.timeout(10):
             await asked.wait()
         await asyncio.sleep(1)

@@ -1,28 +1,18 @@
 """Other programs at the table, or at their own: nothing opens, and who did it is told."""
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from enforcer.nft.kernel import Kernel
-from tests.lab.agents import Probe
 from tests.lab.cluster import PodSpec
-from tests.lab.processes import EnforcerProcess
-from tests.netns.conftest import PODS, Lab, command, rule, spec
+from tests.netns.conftest import Lab, command
+from tests.netns.own import BACK, FRONT, OWNED, SHARED, judged, metric, nft, running, status
 
-FRONT, BACK, OTHER = PODS
-TCP80 = rule({"pods": {"role": "front"}}, ports=[{"port": 80}])
-ALLOWED = Probe("front", BACK.ips[0], "tcp", 80)
-DENIED = Probe("other", BACK.ips[0], "tcp", 80)
 BOUND = 1.0  # seconds until the table is as it should be
-SHARED = ("--share-table", "--canary", "off")
-OWNED = ("--canary", "off")
 # What a firewall that is loaded again does: everything goes, then its own comes.
 RELOAD = """
 flush ruleset
@@ -70,57 +60,6 @@ table inet strange {
 table ip netpolish { chain forward { type filter hook forward priority 10; policy accept; }; }
 table bridge b { chain c { ether saddr 00:00:00:00:00:00 drop; }; }
 """
-
-
-@pytest.fixture
-async def kernel(session_lab: Lab) -> AsyncIterator[Kernel]:
-    looking = Kernel(netns=session_lab.world.node.netns)
-    yield looking
-    looking.close()
-
-
-@contextlib.asynccontextmanager
-async def running(vacant: Lab, folder: Path, *arguments: str) -> AsyncIterator[Lab]:
-    """An enforcer for `front` to `back`, port 80."""
-    lab = vacant.other(folder, *arguments)
-    await lab.api.isolate("a", "on")
-    await lab.api.policy("a", "p", spec("back", TCP80))
-    try:
-        await lab.enforcer.start()
-        yield lab
-    finally:
-        await lab.enforcer.stop()
-
-
-async def judged(lab: Lab) -> None:
-    have = await lab.agents.probe([ALLOWED, DENIED])
-    assert (have[ALLOWED], have[DENIED]) == (True, False)
-
-
-async def status(lab: Lab) -> dict[str, Any]:
-    async with httpx.AsyncClient(trust_env=False) as http:
-        found: dict[str, Any] = (await http.get(f"{lab.enforcer.url}/status")).json()
-        return found
-
-
-async def metric(lab: Lab, name: str) -> float:
-    async with httpx.AsyncClient(trust_env=False) as http:
-        text = (await http.get(f"{lab.enforcer.url}/metrics")).text
-    (found,) = re.findall(rf"(?m)^netpol_enforcer_{name} (\S+)$", text)
-    return float(found)
-
-
-async def nft(lab: Lab, *words: str, text: str = "") -> tuple[int, int, str]:
-    """Its process id, exit status and words."""
-    process = await asyncio.create_subprocess_exec(
-        *("ip", "netns", "exec", lab.world.node.netns, "nft", *words),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate(text.encode())
-    assert process.returncode is not None
-    return process.pid, process.returncode, output.decode()
 
 
 FRONT_TOO = PodSpec("a", "front-2", {"role": "front"}, ("10.66.0.14",))
@@ -234,7 +173,7 @@ async def test_D13_D37_D38_tables_of_others_are_left_alone_and_a_second_enforcer
             for name, mode in others.items():
                 (tmp_path / name).mkdir()
                 refused.append(lab.other(tmp_path / name, *mode).enforcer)
-                await super(EnforcerProcess, refused[-1]).start()
+                await refused[-1].begin()
             for second in refused:
                 assert await second.wait() == 2
                 said = second.log.read_text()
@@ -292,8 +231,7 @@ async def test_a_busy_program_holds_up_neither_commits_nor_the_notice_of_tamperi
             for number in range(1, 4):
                 await lab.api.label("a", "front", {"role": "front" if number % 2 == 0 else "x"})
                 await lab.settled()
-                have = await lab.agents.probe([ALLOWED, DENIED])
-                assert (have[ALLOWED], have[DENIED]) == (number % 2 == 0, False)
+                await judged(lab, allowed=number % 2 == 0)
                 pid, code, said = await nft(
                     lab, "delete", "element", "inet", "netpol", "pods4", f"{{ {BACK.ips[0]} }}"
                 )

@@ -11,7 +11,6 @@ import pytest
 from enforcer.nft.kernel import Kernel
 from tests.lab.cluster import NODE_NAME, POLICIES, PodSpec
 from tests.lab.floods import Floods, Plan
-from tests.lab.processes import EnforcerProcess
 from tests.netns.conftest import PODS, Lab, command, rule, spec
 
 FRONT, BACK, OTHER = PODS
@@ -92,13 +91,6 @@ async def changes(lab: Lab) -> None:
 
 
 @pytest.fixture
-async def kernel(session_lab: Lab) -> AsyncIterator[Kernel]:
-    looking = Kernel(netns=session_lab.world.node.netns)
-    yield looking
-    looking.close()
-
-
-@pytest.fixture
 async def closed(lab: Lab) -> Lab:
     await lab.api.isolate("a", "on")
     await lab.api.policy("a", "p", spec("back", OPEN))
@@ -124,7 +116,7 @@ async def test_D08_crashes_and_restarts_lose_and_leak_nothing(closed: Lab) -> No
         for attempt in range(5):
             await (enforcer.kill() if attempt % 3 else enforcer.stop())
             await asyncio.sleep(rand.random() * 0.2)
-            await super(EnforcerProcess, enforcer).start()
+            await enforcer.begin()
             if attempt % 2:
                 await asyncio.sleep(rand.random())
             else:

@@ -148,7 +148,7 @@ class Kernel:
         content = batch.encode(listed, first)
         if len(content) > _BUFFER // 2:
             _buffer(sock, _SNDBUFFORCE, 2 * len(content))
-        sock.send(content)
+        _tell(sock, content)
         last, refused = first + len(listed) - 1, None
         for answer in self._answers(sock):
             if answer.kind != wire.ERROR or not first <= answer.sequence <= last:
@@ -169,7 +169,7 @@ class Kernel:
         number = self._sequence
         request = batch.header() + body
         flags = wire.REQUEST | wire.DUMP
-        sock.send(wire.message(batch.SUBSYSTEM << 8 | kind, flags, number, request))
+        _tell(sock, wire.message(batch.SUBSYSTEM << 8 | kind, flags, number, request))
         for answer in self._answers(sock):
             if answer.sequence != number:
                 continue
@@ -186,7 +186,7 @@ class Kernel:
         sock = self._open()
         self._sequence += 1
         kind = batch.SUBSYSTEM << 8 | batch.GETGEN
-        sock.send(wire.message(kind, wire.REQUEST, self._sequence, batch.header(0)))
+        _tell(sock, wire.message(kind, wire.REQUEST, self._sequence, batch.header(0)))
         for answer in self._answers(sock):
             if answer.sequence == self._sequence and answer.kind != wire.ERROR:
                 return int.from_bytes(wire.attributes(answer.body[4:]).get(1, b""), "big")
@@ -235,6 +235,16 @@ class Kernel:
                     raise KernelError(f"network namespace {self._netns}: {why}")
             finally:
                 os.close(handle)
+
+
+def _tell(sock: socket.socket, content: bytes) -> None:
+    """`KernelError` where there is no memory for it; nothing of it has been heard then."""
+    try:
+        sock.send(content)
+    except TimeoutError:
+        raise KernelError(f"not taken within {ANSWER:g} s", errno.ETIMEDOUT) from None
+    except OSError as error:
+        raise KernelError(f"netlink: {error.strerror}", error.errno or 0) from None
 
 
 def _buffer(sock: socket.socket, option: int, size: int) -> None:

@@ -6,11 +6,12 @@ came of it, so the cost grows with the change and not with the cluster. The resu
 against `policy.verdict`, whose algorithm it does not share, and against itself from scratch. Pure.
 """
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from enforcer import skeleton
-from enforcer.admission import NOBODY, Admission, Sources, admission, segments
+from enforcer.admission import NOBODY, Admission, Sources, TooLarge, admission
 from enforcer.index import Index, Key
 from enforcer.peers import Peers, version
 from enforcer.ruleset import Chain, Change, NftSet, Ruleset, short_hash
@@ -22,6 +23,7 @@ L4 = {
     Protocol.SCTP: "sctp",
     Protocol.ICMP: "{ icmp, ipv6-icmp }",
 }
+NOTHING = Admission(NOBODY, {}, {}, {})
 _PORT = "inet_proto . inet_service"
 
 # What decides a pod's class: audit or not, the policies as they are, what ports are called.
@@ -76,6 +78,8 @@ class Compiler:
         self._versions: dict[Key, int] = {}
         self._latest = 0
         self._places: dict[str, _Place] = {}
+        # Policies that together are too much for a pod, which is closed, and why.
+        self.too_large: dict[_Reason, tuple[list[str], str]] = {}
         self._dirty: set[str] = set()
         skeleton.fill(self.rules, pod_cidrs, log_group=log_group)
 
@@ -115,26 +119,34 @@ class Compiler:
         return pod is not None and pod.live and bool(pod.ips) and self._is_local(pod)
 
     @property
-    def dirty(self) -> bool:
-        """Whether `take` has anything to compute."""
-        return bool(self._dirty)
+    def dirty(self) -> int:
+        """How many addresses `take` has to compute."""
+        return len(self._dirty)
+
+    def work(self, most: int) -> None:
+        """Compute so many addresses of those that `take` would; what it tells does not differ."""
+        for address in list(itertools.islice(self._dirty, most)):
+            self._dirty.discard(address)
+            self._peers.place(address, self.index.owner(address))
+            self._put_place(address, self._place(address))
 
     def take(self) -> Change:
         """Bring the ruleset up to date; what has changed since the last call."""
-        for address in self._dirty:
-            owner = self.index.owner(address)
-            self._peers.place(address, owner)
-            self._put_place(address, self._place(address, owner))
-        self._dirty.clear()
+        self.work(len(self._dirty))
         self._collect()
         return self.rules.take()
 
     def _is_local(self, pod: Pod) -> bool:
         return not self._node or pod.node == self._node
 
-    def _place(self, address: str, owner: Pod | None) -> _Place | None:
-        """Its class is acquired; the place that it had keeps its own until it is replaced."""
-        if owner is None or not self._is_local(owner):
+    def _place(self, address: str) -> _Place | None:
+        """Its class is acquired; the place that it had keeps its own until it is replaced.
+
+        A pod elsewhere that claims the address of one here takes it as a source, and not the
+        protection of the one here.
+        """
+        owner = self.index.newest(filter(self._is_local, self.index.claims(address)))
+        if owner is None:
             return None
         isolation = self.index.isolation(owner.namespace)
         if isolation is Isolation.OFF:
@@ -180,7 +192,12 @@ class Compiler:
         versions = tuple(self._versions[p.namespace, p.name] for p in policies)
         reason = audit, versions, pod.ports if named else ()
         if reason not in self._led:
-            admits = admission(pod, policies)
+            try:
+                admits = admission(pod, policies)
+            except TooLarge as error:
+                admits = NOTHING
+                names = [f"{policy.namespace}/{policy.name}" for policy in policies]
+                self.too_large[reason] = names, str(error)
             if admits.everything:
                 return None
             name = self._acquire(admits, audit=audit)
@@ -212,7 +229,7 @@ class Compiler:
         }
         wide = {
             f"{L4[protocol]} . {low}-{high}": verdict(sources)
-            for protocol, low, high, sources in segments(admits.ranges)
+            for (protocol, low, high), sources in admits.ranges.items()
         }
         maps = {}
         for prefix, flags, elements in (("m", "", exact), ("r", "flags interval", wide)):
@@ -246,6 +263,7 @@ class Compiler:
             led = self._led.get(reason)
             if led is not None and not led.uses:
                 del self._led[reason]
+                self.too_large.pop(reason, None)
                 self.classes[led.name].uses -= 1
                 if not self.classes[led.name].uses:
                     self._remove_class(led.name)

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
+import orjson
 import structlog
 
 from enforcer import refusal
@@ -116,7 +116,7 @@ def _client(access: Access) -> httpx.AsyncClient:
 async def follow(
     connection: Connection,
     path: str,
-    tell: Callable[[Replace | Apply], None],
+    tell: Callable[[Replace | Apply], Awaitable[None]],
     *,
     rand: random.Random,
     report: Report = lambda server, error: None,
@@ -126,12 +126,12 @@ async def follow(
     server = connection.access.server
     trouble = _Trouble(path, report)
 
-    def step(event: Input) -> None:
+    async def step(event: Input) -> None:
         nonlocal state
         output: Output
         state, output = advance(state, event, rand)
         if output is not None:
-            tell(output)
+            await tell(output)
 
     while True:
         if state.wait:
@@ -140,13 +140,13 @@ async def follow(
         if connection.access.server != server:
             # Revisions of one server may mean something else at another.
             server = connection.access.server
-            step(Gone())
+            await step(Gone())
         request = _list if state.phase is Phase.LIST else _watch
         try:
             await request(connection, path, state, step, rand, trouble.over)
         except (httpx.HTTPError, ValueError) as error:
             trouble.told(state.phase.value, connection.access.server, _text(error))
-            step(Failed())
+            await step(Failed())
 
 
 class _Trouble:
@@ -194,7 +194,7 @@ async def snapshot(connection: Connection, path: str) -> Replace:
     rand = random.Random(0)
     server = connection.access.server
 
-    def step(event: Input) -> None:
+    async def step(event: Input) -> None:
         nonlocal state, output
         if not isinstance(event, Listed):
             raise httpx.HTTPError(f"{server}: {path} could not be listed")
@@ -212,14 +212,14 @@ async def _list(
     connection: Connection,
     path: str,
     state: State,
-    step: Callable[[Input], None],
+    step: Callable[[Input], Awaitable[None]],
     rand: random.Random,
     works: Callable[[str], None],
 ) -> None:
     query = {"limit": str(PAGE), **({"continue": state.token} if state.token else {})}
     async with connection.get(path, query) as response:
         if not await _accepted(connection, response, path, "list"):
-            step(Gone())
+            await step(Gone())
             return
         body = _object(await response.aread())
     metadata = body.get("metadata")
@@ -227,14 +227,15 @@ async def _list(
         raise ValueError("the answer is no list: it has no metadata")
     works(connection.access.server)
     items = tuple(item for item in body.get("items") or () if isinstance(item, dict))
-    step(Listed(items, str(metadata.get("resourceVersion", "")), metadata.get("continue") or ""))
+    revision, token = metadata.get("resourceVersion", ""), metadata.get("continue") or ""
+    await step(Listed(items, str(revision), token))
 
 
 async def _watch(
     connection: Connection,
     path: str,
     state: State,
-    step: Callable[[Input], None],
+    step: Callable[[Input], Awaitable[None]],
     rand: random.Random,
     works: Callable[[str], None],
 ) -> None:
@@ -246,7 +247,7 @@ async def _watch(
     }
     async with connection.get(path, query) as response:
         if not await _accepted(connection, response, path, "watch"):
-            step(Gone())
+            await step(Gone())
             return
         works(connection.access.server)
         async for line in response.aiter_lines():
@@ -254,10 +255,10 @@ async def _watch(
             told = event.get("object")
             if event.get("type") == "ERROR" and isinstance(told, dict) and not gone(0, told):
                 raise Refused(f"{told.get('code')}: {told.get('message')}")
-            step(Line(event))
+            await step(Line(event))
             if event.get("type") == "ERROR":
                 return
-    step(Ended())
+    await step(Ended())
 
 
 async def _accepted(connection: Connection, response: httpx.Response, path: str, verb: str) -> bool:
@@ -276,7 +277,7 @@ async def _accepted(connection: Connection, response: httpx.Response, path: str,
 
 
 def _object(content: bytes | str) -> dict[str, Any]:
-    found = json.loads(content)
+    found = orjson.loads(content)
     if not isinstance(found, dict):
         raise ValueError("the answer is no object")
     return found

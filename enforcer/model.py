@@ -6,7 +6,7 @@ addresses the API does not know yet may be given them by a claim, from the plugi
 Pure.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ PODS = "/api/v1/pods"
 POLICIES = "/apis/net.alpha.kubernetes.io/v1alpha1/networkpolicys"
 RESOURCES = (NAMESPACES, PODS, POLICIES)
 MIRRORED = "kubernetes.io/config.mirror"
+PIECE = 200  # objects of a list: some 10 ms
 CLAIMS = 4096  # pods that are being started on one node, at most
 
 Json = Mapping[str, Any]
@@ -59,6 +60,7 @@ class Model:
         self.revisions: dict[str, str] = {}
         self.protected = 0  # pods of the API that are in the table
         self._synced: set[str] = set()
+        self._halfway: set[str] = set()
         self._pods: dict[Key, tuple[tuple[str, ...], Pod]] = {}  # by the API alone, with uids
         self._given: dict[Key, Given] = {}
 
@@ -73,21 +75,39 @@ class Model:
         index = self.compiler.index
         return index.policy_count - sum(len(index.policies.get(name, ())) for name in self._apart)
 
+    @property
+    def halfway(self) -> bool:
+        """Whether a list is being taken in: what the compiler knows is no state of the cluster."""
+        return bool(self._halfway)
+
     def tell(self, resource: str, output: Replace | Apply) -> list[InvalidPolicy]:
         """Take in what a follower heard; the policies that it was the first to find wrong."""
+        return [error for found in self.pieces(resource, output) for error in found]
+
+    def pieces(
+        self, resource: str, output: Replace | Apply
+    ) -> Generator[list[InvalidPolicy], None, None]:
+        """The same a piece at a time, so that others can do something in between."""
         found: list[InvalidPolicy] = []
         if isinstance(output, Apply):
             self._apply(resource, output.obj, found, deleted=output.deleted)
             self.revisions[resource] = _metadata(output.obj, "resourceVersion")
         else:
-            present = {_key(item) for item in output.items}
-            for key in [key for key in self._known(resource) if key not in present]:
-                self._remove(resource, key)
-            for item in output.items:
-                self._apply(resource, item, found, deleted=False)
-            self._synced.add(resource)
-            self.revisions[resource] = output.revision
-        return found
+            self._halfway.add(resource)
+            try:
+                present = {_key(item) for item in output.items}
+                for key in [key for key in self._known(resource) if key not in present]:
+                    self._remove(resource, key)
+                for number, item in enumerate(output.items, 1):
+                    self._apply(resource, item, found, deleted=False)
+                    if number % PIECE == 0:
+                        yield found
+                        found = []
+                self._synced.add(resource)
+                self.revisions[resource] = output.revision
+            finally:
+                self._halfway.discard(resource)
+        yield found
 
     def give(self, key: Key, given: Given) -> None:
         """A sandbox has been given addresses. `ValueError` where too many pods are starting."""

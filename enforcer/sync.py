@@ -6,6 +6,8 @@ the next attempt starts from what the kernel holds. Stopping leaves the table in
 """
 
 import asyncio
+import contextlib
+import gc
 import random
 import socket
 import time
@@ -30,6 +32,7 @@ from enforcer.telemetry.status import Status
 
 COALESCE = 0.005  # seconds that one change waits for others: half of the bound of 10 ms
 RETRY = (0.2, 10.0)  # seconds after a failed commit: first and longest
+AT_ONCE = 200  # addresses that are compiled without a pause: some 20 ms
 SAVE = 5.0  # seconds between two savings: what a crash of the machine may have missed
 SHOWN = 5  # differences in a log line
 
@@ -154,10 +157,14 @@ class Enforcer:
     async def _follow(self, resource: str) -> None:
         status, model = self._status, self._model
 
-        def tell(output: Replace | Apply) -> None:
+        async def tell(output: Replace | Apply) -> None:
             was_synced = model.synced
-            for error in model.tell(resource, output):
-                log.warning("policy is invalid and grants nothing", errors=str(error))
+            with contextlib.closing(model.pieces(resource, output)) as pieces:
+                for found in pieces:
+                    for error in found:
+                        log.warning("policy is invalid and grants nothing", errors=str(error))
+                    if model.halfway:
+                        await asyncio.sleep(0)
             if isinstance(output, Replace):
                 status.synced(resource)
             status.heard(resource, model.revisions[resource])
@@ -177,7 +184,7 @@ class Enforcer:
             await self._awake.wait()
             await asyncio.sleep(COALESCE)
             self._awake.clear()
-            if not self._model.synced:
+            if not self._model.synced or self._model.halfway:
                 continue
             try:
                 await self._commit()
@@ -194,13 +201,15 @@ class Enforcer:
         """One attempt. `KernelError`."""
         status, rules = self._status, self._compiler.rules
         status.committing()
+        if self._loaded:
+            # Before the rules go on: what was committed last is what the kernel should hold.
+            await self._check()
+        begun = time.monotonic()
+        if not await self._work():
+            return
         heard, self._heard = self._heard, None
         revisions = dict(self._model.revisions)
         try:
-            if self._loaded:
-                # Before the rules go on: what was committed last is what the kernel should hold.
-                await self._check()
-            begun = time.monotonic()
             change = self._compiler.take()
             computed = time.monotonic()
             if not self._loaded:
@@ -219,10 +228,20 @@ class Enforcer:
         else:
             self._tell(change, revisions, computed - begun, done - computed, heard, done)
         if first:
+            gc.freeze()  # looking through all that stays would hold up a commit by some 100 ms
             if not self._table.flags:
                 await self._watch_others()
             self._say_first()
         self.starts.enforced()
+
+    async def _work(self) -> bool:
+        """Compile much of what there is, and let others run meanwhile. Whether to go on."""
+        while self._compiler.dirty > AT_ONCE:
+            self._compiler.work(AT_ONCE)
+            await asyncio.sleep(0)
+            if self._model.halfway:  # its end wakes us
+                return False
+        return True
 
     def _tell(
         self,

@@ -381,7 +381,7 @@ async def test_a_client_certificate_and_a_token_are_taken_over_when_they_change(
         connection = fetch.Connection(lambda: from_kubeconfig(path))
         heard: asyncio.Queue[Replace | Apply] = asyncio.Queue()
         task = asyncio.create_task(
-            fetch.follow(connection, NAMESPACES, heard.put_nowait, rand=random.Random(1))
+            fetch.follow(connection, NAMESPACES, heard.put, rand=random.Random(1))
         )
         try:
             async with asyncio.timeout(10):
@@ -421,9 +421,7 @@ async def test_another_server_is_listed_anew() -> None:
 
         connection = fetch.Connection(read)
         heard: asyncio.Queue[Replace | Apply] = asyncio.Queue()
-        task = asyncio.create_task(
-            fetch.follow(connection, PODS, heard.put_nowait, rand=random.Random(1))
-        )
+        task = asyncio.create_task(fetch.follow(connection, PODS, heard.put, rand=random.Random(1)))
         try:
             async with asyncio.timeout(10):
                 assert items(await heard.get()) == ({"revision": "5"},)

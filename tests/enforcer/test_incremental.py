@@ -166,6 +166,7 @@ async def test_every_step_leads_where_a_start_from_scratch_does(kernel: Kernel, 
     for step in range(STEPS // 2):
         for _ in range(rand.choice((1, 1, 1, 2, 5))):
             world.step(compiler)
+            compiler.work(rand.choice((0, 0, 1, 3)))
         change = compiler.take()
         await table.commit(change, compiler.rules)
         scratch = compile_ruleset(world.cluster(), node=NODE, pod_cidrs=CIDRS)

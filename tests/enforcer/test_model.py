@@ -6,7 +6,7 @@ import pytest
 
 from enforcer.compile import Compiler
 from enforcer.host import canary
-from enforcer.model import NAMESPACES, PODS, POLICIES, Given, Model
+from enforcer.model import NAMESPACES, PIECE, PODS, POLICIES, Given, Model
 from enforcer.reflector import Apply, Replace
 
 
@@ -38,6 +38,29 @@ def test_there_is_no_state_before_all_three_are_listed(missing: str) -> None:
     assert not model.synced
     model.tell(missing, Replace(()))
     assert model.synced
+
+
+def test_a_list_is_taken_in_by_pieces_and_is_no_state_until_the_last() -> None:
+    model = synced()
+    model.tell(POLICIES, Apply(named("gone", spec={})))
+    listed = [named(f"p{number:04}", spec={}) for number in range(2 * PIECE)]
+    pieces = model.pieces(POLICIES, Replace((BAD, *listed), "7"))
+    assert [str(error) for error in next(pieces)] == [str(model.invalid["n", "p"])]
+    assert model.halfway
+    assert names(model) == [item["metadata"]["name"] for item in listed[: PIECE - 1]]
+    assert model.revisions[POLICIES] != "7"
+    assert list(pieces) == [[], []]
+    assert not model.halfway
+    assert names(model) == [item["metadata"]["name"] for item in listed]
+    assert model.revisions[POLICIES] == "7"
+
+
+def test_a_list_that_is_given_up_halfway_leaves_nothing_waiting() -> None:
+    model = synced()
+    pieces = model.pieces(POLICIES, Replace((GOOD,) * (PIECE + 1)))
+    next(pieces)
+    pieces.close()
+    assert not model.halfway
 
 
 def test_D32_a_policy_that_is_wrong_grants_nothing_and_replaces_its_older_version() -> None:

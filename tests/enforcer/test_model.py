@@ -46,12 +46,11 @@ def test_a_list_is_taken_in_by_pieces_and_is_no_state_until_the_last() -> None:
     listed = [named(f"p{number:04}", spec={}) for number in range(2 * PIECE)]
     pieces = model.pieces(POLICIES, Replace((BAD, *listed), "7"))
     assert [str(error) for error in next(pieces)] == [str(model.invalid["n", "p"])]
-    assert model.halfway
-    assert names(model) == [item["metadata"]["name"] for item in listed[: PIECE - 1]]
+    done = [item["metadata"]["name"] for item in listed]
+    assert (model.halfway, names(model)) == (True, done[: PIECE - 1])
     assert model.revisions[POLICIES] != "7"
     assert list(pieces) == [[], []]
-    assert not model.halfway
-    assert names(model) == [item["metadata"]["name"] for item in listed]
+    assert (model.halfway, names(model)) == (False, done)
     assert model.revisions[POLICIES] == "7"
 
 

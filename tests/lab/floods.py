@@ -65,6 +65,10 @@ class Floods:
         await asyncio.sleep(DRAIN)
         for process in self._processes.values():
             _write(process, b"tell\n")
+        return await self.results()
+
+    async def results(self) -> dict[str, Account]:
+        """What each host tells, which is at its end where that comes by itself."""
         return {name: await _line(process) for name, process in self._processes.items()}
 
     async def _start(self, host: Host, plan: Plan) -> None:

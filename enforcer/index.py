@@ -116,10 +116,11 @@ class Index:
 
     def owner(self, address: str) -> Pod | None:
         """The live pod that holds an address; of several that claim it, the newest start."""
-        claims = self._claims.get(address)
-        if not claims:
-            return None
-        return max(claims.values(), key=lambda pod: (pod.started, pod.namespace, pod.name))
+        return self.newest(self.claims(address))
+
+    @staticmethod
+    def newest(pods: Iterable[Pod]) -> Pod | None:
+        return max(pods, key=lambda pod: (pod.started, pod.namespace, pod.name), default=None)
 
     def claims(self, address: str) -> Iterable[Pod]:
         """The live pods that say that an address is theirs."""

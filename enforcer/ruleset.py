@@ -180,8 +180,11 @@ class Ruleset:
 
 
 def short_hash(content: object) -> str:
-    """A name for a value: equal for equal ones."""
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+    """A name for a value: equal for equal ones.
+
+    128 bits, since what is named is what users write: two that shared a name would share a set.
+    """
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:32]
 
 
 def _value(parts: Iterable[str]) -> int:

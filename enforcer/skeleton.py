@@ -22,10 +22,10 @@ PORTED = "meta l4proto { tcp, udp, sctp }"
 
 # What pods on one bridge have besides their addresses, and nobody knows whose is which: addresses
 # of the link, and those at which every host hears what is for all, or for those who end alike.
-_OF_THE_LINK = {
-    4: ("224.0.0.1/32", "255.255.255.255/32"),
-    6: ("fe80::/10", "ff02::1/128", "ff02::1:ff00:0/104"),
-}
+_OF_THE_LINK = (
+    *("0.0.0.0/32", "224.0.0.1/32", "255.255.255.255/32"),
+    *("fe80::/10", "ff02::1/128", "ff02::1:ff00:0/104"),
+)
 _NEIGHBOURS = (
     "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert,"
     " nd-redirect, mld-listener-query, mld-listener-report, mld-listener-done,"
@@ -44,8 +44,8 @@ def fill(rules: Ruleset, pod_cidrs: Iterable[str], *, log_group: int = LOG_GROUP
     for name, chain in _chains(log_group).items():
         rules.add_chain(name, chain)
     ranges = [ip_network(cidr, strict=False) for cidr in pod_cidrs]
-    for family in {item.version for item in ranges}:
-        ranges += map(ip_network, _OF_THE_LINK[family])
+    if ranges:
+        ranges += map(ip_network, _OF_THE_LINK)
     for version, address in ADDRESS.items():
         rules.add_set(f"pods{version}", NftSet(address, verdicts=True))
         rules.add_set(f"iso{version}", NftSet(address))

@@ -6,7 +6,6 @@ the next attempt starts from what the kernel holds. Stopping leaves the table in
 """
 
 import asyncio
-import contextlib
 import gc
 import random
 import socket
@@ -78,11 +77,13 @@ class Enforcer:
         self.starts = Starts(self._model, node=node, wake=self._wake)
         self._awake = asyncio.Event()
         self._relist = asyncio.Event()
+        self._telling = asyncio.Lock()
         self._heard: float | None = None  # when the oldest change that is not committed was heard
         self._loaded = False  # the kernel holds what was committed last
         self._verify = False
         self._culprit: Culprit | None = None
         self._unsaved = asyncio.Event()
+        self._refused: set[str] = set()  # policies that have been told of in the log
         self._others: socket.socket | None = None
 
     async def run(self) -> None:
@@ -151,24 +152,23 @@ class Enforcer:
                 ]
                 await self._relist.wait()
                 log.info("everything is listed again")
-                for task in running:
-                    task.cancel()
+                async with self._telling:  # no list is left half taken in
+                    for task in running:
+                        task.cancel()
 
     async def _follow(self, resource: str) -> None:
         status, model = self._status, self._model
 
         async def tell(output: Replace | Apply) -> None:
             was_synced = model.synced
-            with contextlib.closing(model.pieces(resource, output)) as pieces:
-                for found in pieces:
-                    for error in found:
-                        log.warning("policy is invalid and grants nothing", errors=str(error))
+            async with self._telling:
+                for _ in model.pieces(resource, output):
                     if model.halfway:
                         await asyncio.sleep(0)
             if isinstance(output, Replace):
                 status.synced(resource)
             status.heard(resource, model.revisions[resource])
-            status.invalid({"/".join(key): str(e) for key, e in model.invalid.items()})
+            self._say_invalid()
             if model.synced and not was_synced:
                 log.info("synced")
             self._wake()
@@ -205,8 +205,7 @@ class Enforcer:
             # Before the rules go on: what was committed last is what the kernel should hold.
             await self._check()
         begun = time.monotonic()
-        if not await self._work():
-            return
+        await self._work()
         heard, self._heard = self._heard, None
         revisions = dict(self._model.revisions)
         try:
@@ -234,14 +233,12 @@ class Enforcer:
             self._say_first()
         self.starts.enforced()
 
-    async def _work(self) -> bool:
-        """Compile much of what there is, and let others run meanwhile. Whether to go on."""
-        while self._compiler.dirty > AT_ONCE:
-            self._compiler.work(AT_ONCE)
+    async def _work(self) -> None:
+        """Compile much of what there is, and let others run meanwhile."""
+        while self._compiler.dirty > AT_ONCE or self._model.halfway:
+            if not self._model.halfway:
+                self._compiler.work(AT_ONCE)
             await asyncio.sleep(0)
-            if self._model.halfway:  # its end wakes us
-                return False
-        return True
 
     def _tell(
         self,
@@ -256,6 +253,7 @@ class Enforcer:
         status, rules = self._status, self._compiler.rules
         status.table(self._table.name, self._table.flags)
         status.conflicts(conflicts(self._compiler))
+        self._say_invalid()
         pods = self._model.protected
         status.committed(
             revisions,
@@ -279,6 +277,16 @@ class Enforcer:
                 digest=rules.digest(),
                 milliseconds=round((compute + commit) * 1000, 1),
             )
+
+    def _say_invalid(self) -> None:
+        """The policies that grant nothing: wrong ones, and those that are too much for a pod."""
+        found = {"/".join(key): str(error) for key, error in self._model.invalid.items()}
+        for names, why in self._compiler.too_large.values():
+            found.update(dict.fromkeys(names, why))
+        for name in found.keys() - self._refused:
+            log.warning("policy is invalid and grants nothing", policy=name, errors=found[name])
+        self._refused = set(found)
+        self._status.invalid(found)
 
     def _say_first(self) -> None:
         flags = ", ".join(self._table.flags) or "none: this kernel lets others change it"

@@ -95,15 +95,11 @@ class Table:
             return diff_from_nothing(rules)
 
     async def close(self, rules: Ruleset) -> None:
-        """Let nothing in to isolated pods until an enforcer is here again."""
-        removed: dict[str, dict[str, str]] = {}
-        added: dict[str, dict[str, str]] = {}
+        """Let nothing in to isolated pods until an enforcer is here again. The ruleset changes."""
         for family in "46":
-            entries = rules.sets[f"pods{family}"].elements
-            isolated = [a for a in rules.sets[f"iso{family}"].elements if a in entries]
-            removed[f"pods{family}"] = {address: entries[address] for address in isolated}
-            added[f"pods{family}"] = dict.fromkeys(isolated, "drop")
-        await self.commit(Change(added=added, removed=removed), rules)
+            for address in rules.sets[f"iso{family}"].elements:
+                rules.put(f"pods{family}", address, "drop")
+        await self.load(rules)
 
     async def remove(self) -> bool:
         """Delete all of our tables: all traffic passes. Whether there was one."""

@@ -5,7 +5,7 @@ they read objects that Kubernetes has validated, and one strange pod must stop n
 """
 
 from collections.abc import Mapping
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 from policy.errors import InvalidPolicy, required
@@ -177,7 +177,19 @@ def _address(value: Any) -> str | None:
         if address.scope_id is not None:
             return None
         address = address.ipv4_mapped or address
-    return str(address) if address is not None else None
+    if address is None or not _of_a_host(address):
+        return None
+    return str(address)
+
+
+def _of_a_host(address: IPv4Address | IPv6Address) -> bool:
+    """Whether one pod can have it: an entry for a group would open what is for every host."""
+    return not (
+        address.is_multicast
+        or address.is_unspecified
+        or address.is_loopback
+        or (address.version == 4 and int(address) == 0xFFFFFFFF)
+    )
 
 
 def _labels(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -58,6 +58,8 @@ class Starts:
         pod = self._model.pod(_key(claim), claim.uid)
         if pod is None:
             return False
+        if self._node and not pod.node:
+            return False  # it is bound, or it would not start: the watch is late
         if self._node and pod.node != self._node:
             raise Refused(f"{pod.namespace}/{pod.name} is on node {pod.node}, not {self._node}")
         compiler = self._model.compiler

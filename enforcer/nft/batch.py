@@ -88,7 +88,8 @@ def encode(listed: Sequence[Part], first: int) -> bytes:
 
 
 def _pods_last(name: str) -> tuple[bool, str]:
-    return name.startswith("pods"), name
+    """What packets to pods meet first comes last: nothing is denied before all is there."""
+    return name.startswith(("cidr", "iso", "pods", "self")), name
 
 
 def _objects(table_name: str, change: Change) -> Iterator[Part]:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from apiserver.api.identity import new_uid
 from apiserver.api.origins import Origins
 
+ORIGIN = 300  # bytes; a scheme, a name of 253, which is the longest of DNS, and a port are shorter
 HEADERS = [
     (b"access-control-allow-methods", b"POST, GET, OPTIONS, PUT, DELETE, PATCH"),
     (
@@ -34,7 +35,7 @@ class Cors:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fields = dict(scope["headers"]) if scope["type"] in ("http", "websocket") else {}
         origin = fields.get(b"origin", b"")
-        if not origin or not self._allows(origin.decode("latin-1")):
+        if not 0 < len(origin) <= ORIGIN or not self._allows(origin.decode("latin-1")):
             await self._app(scope, receive, send)
             return
         added = [(b"access-control-allow-origin", origin), *HEADERS]

@@ -1,14 +1,18 @@
 """Section 1: request parsing and what every response carries."""
 
+import time
 from pathlib import Path
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 from apiserver.api.metadata import BODY_LIMIT
+from apiserver.api.origins import parse
+from apiserver.http.cors import Cors
 from apiserver.http.limits import WRITE_TIMEOUT
 from apiserver.settings import Settings
 from tests.apiserver.test_resources import create, policy
@@ -221,6 +225,36 @@ async def test_FC06_pages_of_a_site_that_a_flag_names_may_use_it(tmp_path: Path)
             assert "access-control-allow-origin" not in plain.headers
     finally:
         await server.stop()
+
+
+def test_FC06_no_origin_takes_long_to_be_judged() -> None:
+    (site,) = parse([r"^https://([a-z0-9-]+\.?)+\.example\.com(:|$)"])
+    assert site.search("https://a.b.example.com:8443")
+    start = time.monotonic()
+    for length in (29, 250, 100_000):
+        assert not site.search(f"https://{'a' * length}")
+    assert time.monotonic() - start < 1
+
+
+async def test_FC06_what_is_longer_than_a_name_can_be_is_no_origin() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert "cors" not in scope
+        passed.append(scope)
+
+    passed: list[Scope] = []
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    cors = Cors(app, parse([r"^https://.*\.example\.com$"]))
+    for length, status in ((10, [204]), (300, [])):
+        origin = f"https://{'a' * length}.example.com".encode()
+        scope = {"type": "http", "method": "OPTIONS", "headers": [(b"origin", origin)]}
+        await cors(scope, None, send)  # type: ignore[arg-type]  # nobody receives
+        assert [one["status"] for one in sent if "status" in one] == status
+        sent.clear()
+    assert len(passed) == 1
 
 
 @pytest.mark.parametrize(

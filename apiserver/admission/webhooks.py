@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 
     def covers(self, operation: str, wanted: Attributes) -> bool:
         scopes = ("*", "Namespaced" if wanted.namespace else "Cluster")
-        names = {wanted.resource, "*", "*/*"}
+        names = {wanted.resource, f"{wanted.resource}/*", "*", "*/*"}
         if below := wanted.subresource:
             names = {f"{wanted.resource}/{below}", f"{wanted.resource}/*", f"*/{below}", "*/*"}
         return (

@@ -58,6 +58,20 @@ async def test_AD02_a_policy_denies(world: World, admin: httpx.AsyncClient, name
         assert (await admin.delete(f"{POLICIES}/{name}")).status_code == 200  # no rule for it
 
 
+async def test_AD02_a_rule_for_what_is_below_a_resource_is_for_the_resource_too(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    below = {**RULE, "resources": ["networkpolicys/*"]}
+    async with bound(world, {"expression": "false"}, matchConstraints={"resourceRules": [below]}):
+        assert (await admin.post(POLICIES, json=policy(name))).status_code == 422
+    async with webhook(world, "deny", rules=[below]):
+        assert (await admin.post(POLICIES, json=policy(name))).status_code == 409
+    # What names one of them is for that alone.
+    status = {**RULE, "resources": ["networkpolicys/status", "*/status"]}
+    async with webhook(world, "deny", rules=[status]):
+        assert (await admin.post(POLICIES, json=policy(name))).status_code == 201
+
+
 @pytest.mark.parametrize(
     ("validation", "code", "message"),
     [

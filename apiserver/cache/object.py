@@ -53,6 +53,11 @@ class Object(NamedTuple):
         return namespace, name
 
     @property
+    def uid(self) -> object:
+        """Which of the objects that had this name in turn it is."""
+        return self.parse()["metadata"].get("uid")
+
+    @property
     def terminating(self) -> bool:
         """Whether it waits for its finalizers to be deleted."""
         return b'"deletionTimestamp"' in self.data and bool(

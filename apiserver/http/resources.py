@@ -7,6 +7,7 @@ list, watch) pass on stored bytes.
 import asyncio
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -14,8 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import storage
 from apiserver.api import json_patch, managedfields, patch, selectors, status, strict
+from apiserver.api.resource import Resource
 from apiserver.cache.cacher import Cacher
+from apiserver.cache.object import Object
 from apiserver.cache.session import View
 from apiserver.http import body, negotiation, options, responses
 from apiserver.http.metrics import Metrics
@@ -254,17 +258,20 @@ class Resources:
         self._output(request)
         asked = await self._deleting(request)
         query = request.scope["query"]
-        found = await self._reader.list(
-            info.resource, self._view(info, query), options.listing(query)
-        )
+        view = self._view(info, query)
+        found = await self._reader.list(info.resource, view, options.listing(query))
         review = await self._review(info, request, "DeleteOptions", dry_run=asked.dry_run)
         deleted = []
         for item in found.items:
-            name = item.key.rpartition("/")[2]
-            where = Where(self._strategy(info), info.namespace, name)
+            where = Where(self._strategy(info), info.namespace, item.key.rpartition("/")[2])
             try:
                 written = await self._writer.delete(
-                    where, finalizers=asked.finalizers, dry_run=asked.dry_run, admit=review
+                    where,
+                    preconditions=asked.preconditions,
+                    finalizers=asked.finalizers,
+                    meant=partial(_still_shown, item, view, info.resource),
+                    dry_run=asked.dry_run,
+                    admit=review,
                 )
             except status.NotFound:
                 continue
@@ -357,6 +364,20 @@ class Resources:
         )
         told = review.warnings if review is not None else ()
         return responses.with_warnings(response, [*warnings, *written.warnings, *told])
+
+
+def _still_shown(item: Object, view: View, resource: Resource, record: storage.Record) -> bool:
+    """Whether a record is of the very object that was listed, and as the client may ask for.
+
+    The selector may be all that it has a permission for, and the list of long ago.
+    """
+    if item.revision == record.revision:
+        return True
+    try:
+        now = Object.decode(resource, record.key, record.value, record.revision)
+    except ValueError:
+        return False
+    return item.uid == now.uid and view.shows(now)
 
 
 def _field(request: Request, name: bytes) -> str:

@@ -294,18 +294,18 @@ class Writer:
         *,
         preconditions: Preconditions | None = None,
         finalizers: tuple[str, ...] = (),
-        until: int | None = None,
+        meant: Callable[[storage.Record], bool] | None = None,
         dry_run: bool = False,
         admit: Admit | None = None,
     ) -> Written:
         """Delete the object, or mark it as terminating where something holds it.
 
-        One that was created after the revision `until` is not meant: 404.
+        One that is not `meant`, as it is when it goes, is left alone: 404.
         """
         strategy, resource = where.strategy, where.strategy.resource
         while True:
             record, old = await self._read(where)
-            if until is not None and record.created > until:
+            if meant is not None and not meant(record):
                 raise status.not_found(resource, where.name)
             meta = old["metadata"]
             if preconditions is not None:
@@ -347,6 +347,10 @@ class Writer:
         Whether nothing had to stay for its finalizers.
         """
         after, clear = "", True
+
+        def meant(record: storage.Record) -> bool:
+            return record.created <= until
+
         while True:
             page = await self._store.list(where.prefix, after=after, limit=PAGE)
             for record in page.records:
@@ -355,7 +359,7 @@ class Writer:
                 namespace = record.key.removeprefix(where.strategy.resource.prefix).partition("/")
                 item = Where(where.strategy, namespace[0] if namespace[1] else "", name)
                 try:
-                    clear &= (await self.delete(item, until=until)).deleted
+                    clear &= (await self.delete(item, meant=meant)).deleted
                 except status.NotFound:
                     continue
             if not page.remaining:

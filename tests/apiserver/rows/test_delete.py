@@ -181,6 +181,43 @@ async def test_DL11_a_collection_is_deleted_and_listed(
     assert (await delete(http, everywhere)).status_code == 405
 
 
+async def test_DL11_of_a_past_list_only_what_is_still_selected_is_deleted(
+    http: httpx.AsyncClient, policies: str
+) -> None:
+    for name in ("kept", "gone", "born-again", "touched"):
+        last = await create(http, policies, name, labels={"owner": "tenant"})
+    then = {
+        "labelSelector": "owner=tenant",
+        "resourceVersion": last["metadata"]["resourceVersion"],
+        "resourceVersionMatch": "Exact",
+    }
+    merge = {"Content-Type": "application/merge-patch+json"}
+    for name, label in (("kept", "owner"), ("touched", "other")):
+        change = {"metadata": {"labels": {label: "admin"}}}
+        await http.patch(f"{policies}/{name}", json=change, headers=merge)
+    await http.delete(f"{policies}/born-again")
+    await create(http, policies, "born-again", labels={"owner": "tenant"})
+    assert len((await http.get(policies, params=then)).json()["items"]) == 4
+    deleted = (await delete(http, policies, **then)).json()["items"]
+    assert [item["metadata"]["name"] for item in deleted] == ["gone", "touched"]
+    left = (await http.get(policies)).json()["items"]
+    assert [item["metadata"]["name"] for item in left] == ["born-again", "kept"]
+
+
+async def test_DL11_DL06_preconditions_hold_for_each_of_a_collection(
+    http: httpx.AsyncClient, policies: str
+) -> None:
+    uid = (await create(http, policies, "a"))["metadata"]["uid"]
+    await create(http, policies, "b")
+    refused = await delete(http, policies, {"preconditions": {"uid": "nope"}})
+    assert failure(refused)[:2] == (409, "Conflict")
+    assert len((await http.get(policies)).json()["items"]) == 2
+    mine = {"preconditions": {"uid": uid}}
+    assert (await delete(http, policies, mine)).status_code == 409  # of the second
+    left = (await http.get(policies)).json()["items"]
+    assert [item["metadata"]["name"] for item in left] == ["b"]
+
+
 async def test_DL12_a_namespace_takes_its_policies_along(http: httpx.AsyncClient) -> None:
     await Api(http).namespace("emptied")
     path = "/apis/net.alpha.kubernetes.io/v1alpha1/namespaces/emptied/networkpolicys"

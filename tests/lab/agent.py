@@ -138,7 +138,7 @@ class Agent:
         """Echo until the other side goes."""
         self._accepted.append((reader, writer))
         try:
-            while data := await reader.read(1024):
+            while data := await reader.read(BULK):
                 writer.write(data)
                 await writer.drain()
         except ConnectionError:

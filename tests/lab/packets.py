@@ -4,11 +4,11 @@ A packet carries a mark, and has arrived where a frame with it came to the devic
 """
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -22,6 +22,8 @@ HOP_BY_HOP, ROUTING, FRAGMENT = 0, 43, 44
 CLIENT_PORT = 41_000
 _ETH_P_ALL = 3
 _IPV6_HDRINCL = 36
+_SO_RCVBUFFORCE = 33
+_HEARD = 4 << 20  # bytes, before the event loop comes round to it
 _MARK = 8  # bytes
 ARRIVES = 0.3  # seconds until what has not arrived does not; on one machine it takes under 1 ms
 
@@ -125,20 +127,23 @@ class Ear:
         return [{host for host, frame in self.heard if one in frame} for one in marks]
 
 
-@contextmanager
+@contextlib.contextmanager
 def listening(hosts: Iterable[Host]) -> Iterator[Ear]:
     """Hear every frame that comes to hosts, in a context; the own ones are left out."""
     ear, loop, sockets = Ear(), asyncio.get_running_loop(), []
 
     def read(name: str, sock: socket.socket) -> None:
-        frame, origin = sock.recvfrom(65_535)
-        if origin[2] != socket.PACKET_OUTGOING:
-            ear.heard.append((name, frame))
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, origin = sock.recvfrom(65_535)
+                if origin[2] != socket.PACKET_OUTGOING:
+                    ear.heard.append((name, frame))
 
     try:
         for host in hosts:
             sock = socket_in(host.netns, socket.AF_PACKET, socket.SOCK_DGRAM)
             sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _HEARD)
             sock.bind(("eth0", _ETH_P_ALL))
             loop.add_reader(sock, read, host.name, sock)
         yield ear

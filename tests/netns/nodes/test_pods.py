@@ -7,10 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.lab import services
 from tests.lab.agents import Probe
 from tests.lab.cluster import PodSpec
 from tests.lab.site import NODES
-from tests.lab.world import configure
+from tests.lab.world import GATEWAY4, configure
 from tests.netns.conftest import rule, spec
 from tests.netns.nodes.conftest import BACK1, BACK2, FRONT1, FRONT2, PODS, Lab, pairs
 
@@ -130,7 +131,8 @@ async def test_D20_a_node_reaches_its_own_pods_from_each_of_its_addresses(lab: L
     await lab.settled()
 
     async def reached(node: str, pods: Sequence[PodSpec]) -> set[str]:
-        ends = [(own, ip) for own in NODES[node] for pod in pods for ip in pod.ips]
+        own_ips = [*NODES[node], *([GATEWAY4] if node == "node-1" else [])]
+        ends = [(own, ip) for own in own_ips for pod in pods for ip in pod.ips]
         return set(
             await asyncio.gather(
                 *(
@@ -158,7 +160,7 @@ async def test_D24_a_smaller_link_on_the_way_is_heard_of_by_an_isolated_pod(lab:
     try:
         outcomes = await asyncio.gather(
             *(
-                lab.agents.ask("front-1", do="bulk", address=ip, port=80, timeout=3.0)
+                lab.agents.ask("front-1", do="bulk", address=ip, port=80, timeout=10.0)
                 for ip in BACK2.ips
             )
         )
@@ -178,14 +180,42 @@ async def route(lab: Lab, host: str, address: str) -> str:
     return output.decode()
 
 
+MASQUERADE = """
+table {ip} outgoing {{
+  chain postrouting {{
+    type nat hook postrouting priority srcnat; policy accept;
+    {ip} saddr {range} {ip} daddr != {range} masquerade
+  }}
+}}
+"""
+
+
 async def test_D28_an_isolated_pod_reaches_everybody_who_is_open_on_every_node(lab: Lab) -> None:
+    """Also where what leaves for the world outside is masqueraded."""
     await lab.api.isolate("a", "on")
-    probes = pairs(["back-1", "back-2"], [pod for pod in PODS if pod.namespace == "b"], KINDS)
+    sources = ("back-1", "back-2")
+    probes = pairs(sources, [pod for pod in PODS if pod.namespace == "b"], KINDS)
     for ips in (*NODES.values(), lab.site.outside.ips):
         probes += [
             Probe(source, ip, kind, port)
-            for source in ("back-1", "back-2")
+            for source in sources
             for ip in ips[:2]
             for kind, port in (("tcp", 80), ("icmp", 0))
         ]
     assert all((await lab.check(probes)).values())
+    outside = [
+        Probe(source, ip, kind, port)
+        for source in sources
+        for ip in lab.site.outside.ips
+        for kind, port in KINDS
+    ]
+    for node in lab.site.nodes.values():
+        node.nft(
+            MASQUERADE.format(ip="ip", range=services.PODS[4])
+            + MASQUERADE.format(ip="ip6", range=services.PODS[6])
+        )
+    try:
+        assert all((await lab.check(outside)).values())
+    finally:
+        for node in lab.site.nodes.values():
+            node.nft("delete table ip outgoing\ndelete table ip6 outgoing\n")

@@ -23,6 +23,9 @@ AuditMode = Literal["batch", "blocking", "blocking-strict"]
 Seconds = Annotated[float, BeforeValidator(_seconds), Ge(0)]
 
 
+MOST_DAYS = 36_500  # a hundred years: so far back there are dates
+
+
 class Settings(BaseSettings):
     """Serve the network policy API of 2016. The subcommands migrate, backup and restore look after
     the store, doctor after its place in a cluster; each has a --help."""
@@ -173,7 +176,7 @@ class Settings(BaseSettings):
         100, ge=0, description="Megabytes after which that file is put aside; 0: 100."
     )
     audit_log_maxage: int = Field(
-        0, ge=0, description="Days that files put aside are kept; 0: for ever."
+        0, ge=0, le=MOST_DAYS, description="Days that files put aside are kept; 0: for ever."
     )
     audit_log_maxbackup: int = Field(
         0, ge=0, description="How many files put aside are kept; 0: all."

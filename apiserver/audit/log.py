@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class Sink(Protocol):
-    """Where the lines go; `OSError` where they cannot."""
+    """Where the lines go; it raises where they cannot."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -35,7 +35,8 @@ class Sink(Protocol):
 class Log:
     """A bounded queue with a thread behind it, from the start until `close`.
 
-    When it is full, new lines are dropped. `loss` counts them and those that the sink refused.
+    When it is full, new lines are dropped. `loss` counts them, those that the sink refused, and
+    those that come after the end.
     """
 
     plugin = "log"
@@ -61,12 +62,16 @@ class Log:
     def add(self, line: bytes, told: Told | None = None) -> None:
         """Never waits, and never fails. `told` hears whether it is written, from any thread."""
         with self._news:
-            if len(self._queue) < self._most and self._held + len(line) <= self._size:
+            closing = self._closing
+            full = len(self._queue) >= self._most or self._held + len(line) > self._size
+            if not full and not closing:
                 self._queue.append((line, told))
                 self._held += len(line)
                 self._news.notify()
                 return
-        self.loss.add(1, "the queue is full: the disk is too slow")
+        self.loss.add(
+            1, "the server ends" if closing else "the queue is full: the disk is too slow"
+        )
         if told is not None:
             told(False)
 
@@ -76,17 +81,17 @@ class Log:
             self._closing = True
             self._news.notify()
         await asyncio.to_thread(self._thread.join, PATIENCE)
-        if self._thread.is_alive():
-            log.error("audit events are lost", why="the disk is too slow", events=len(self._queue))
+        if self._thread.is_alive() and (left := len(self._queue)):
+            self.loss.add(left, "the disk is too slow")
 
     def _run(self) -> None:
         while chunk := self._next():
             written = True
             try:
                 self._sink.write(b"".join(line for line, _ in chunk))
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, requests may wait for the next
                 written = False
-                self.loss.add(len(chunk), str(error))
+                self.loss.add(len(chunk), str(error) or repr(error))
             for _, told in chunk:
                 if told is not None:
                     told(written)

@@ -29,5 +29,6 @@ class Loss:
                 return
             self._quiet_until = self._clock() + QUIET
             since, self._reported = self.count - self._reported, self.count
-        with contextlib.suppress(OSError):  # the server's own log may be on the same disk
+        # The server's own log may be on the same disk, or closed.
+        with contextlib.suppress(OSError, ValueError):
             log.error("audit events are lost", why=why, events=since)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from apiserver.audit.loss import Loss
-from apiserver.cluster.client import Refused, Unreachable
 
 ATTEMPTS = 5
 FACTOR, JITTER = 1.5, 0.2  # of the waits between them; `pkg/util/webhook/webhook.go`
@@ -41,7 +40,7 @@ class Batching:
 
 
 class Webhook:
-    """Sends what is added, until `close`. `post` sends a body: `Unreachable`, `Refused`."""
+    """Sends what is added, until `close`. `post` sends a body; it raises where that fails."""
 
     plugin = "webhook"
 
@@ -144,9 +143,9 @@ class Webhook:
             try:
                 await self._post(body)
                 break
-            except (Refused, Unreachable) as error:
+            except Exception as error:  # noqa: BLE001  such as of a token that cannot be read
                 if not left or last:
-                    self.loss.add(len(batch), str(error))
+                    self.loss.add(len(batch), str(error) or repr(error))
                     self._release(batch)
                     return False
             with contextlib.suppress(TimeoutError):  # a server that ends tries once more at once

@@ -95,6 +95,19 @@ async def test_what_never_arrives_is_counted() -> None:
     assert there.batches == [[3]]
 
 
+async def test_who_waits_is_told_whatever_the_failure_was() -> None:
+    async def post(body: bytes) -> None:
+        raise ValueError("a token that is none")
+
+    there, told = There(), list[bool]()
+    sent = there.sending()
+    sent._post = post
+    sent.add(b"1", told.append)
+    await until(lambda: told)
+    assert (told, sent.loss.count) == ([False], 1)
+    await sent.close()
+
+
 async def test_a_full_buffer_drops_what_comes_and_what_hangs_counts_as_well() -> None:
     there = There()
     there.open.clear()

@@ -9,7 +9,13 @@ class Scale:
 
     `events` is what a round sends to `watchers`, as fast as can be; `paced` what it sends in all at
     a steady pace. `many` and `few` objects are listed by a label that `picked` of them have, after
-    `starts` starts. `database_url` is what reads and watches store in: the engine that forgets, so
+    `starts` starts.
+
+    For the enforcer: packets meet rulesets of so many `peers` and `local` pods, few, some and many
+    of them, for a number of `slices` of time; a cluster has so many `pods` and `policies`, a pod
+    joins it so many times, so many `changes` of it are enforced, and for `idle` seconds none.
+
+    `database_url` is what reads and watches store in: the engine that forgets, so
     that nothing is measured there but the server.
     """
 
@@ -25,6 +31,14 @@ class Scale:
     few: int
     picked: int
     starts: int
+    peers: tuple[int, int, int]
+    local: tuple[int, int, int]
+    slices: int
+    pods: int
+    policies: int
+    joins: int
+    changes: int
+    idle: float
     database_url: str = "memory:"
 
 
@@ -41,6 +55,14 @@ FULL = Scale(
     few=1_000,
     picked=100,
     starts=3,
+    peers=(1, 1_000, 100_000),
+    local=(10, 100, 1_000),
+    slices=41,
+    pods=10_000,
+    policies=1_000,
+    joins=200,
+    changes=700,
+    idle=20.0,
 )
 QUICK = Scale(
     rounds=2,
@@ -55,4 +77,12 @@ QUICK = Scale(
     few=300,
     picked=10,
     starts=1,
+    peers=(1, 10, 1_000),
+    local=(4, 10, 100),
+    slices=2,
+    pods=500,
+    policies=100,
+    joins=5,
+    changes=20,
+    idle=0.5,
 )

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import engines
-from bench.cases import creates, large, reads, watches
+from bench.cases import creates, enforcing, joins, large, packets, reads, watches
 from bench.pairs import Outcome
 from bench.scale import Scale
 
@@ -17,6 +17,9 @@ TOPICS: Mapping[str, Topic] = {
     "read": reads.reads,
     "watch": watches.watches,
     "large": large.large,
+    "enforcer-packets": packets.packets,
+    "enforcer-join": joins.joins,
+    "enforcer-changes": enforcing.enforcing,
 }
 
 

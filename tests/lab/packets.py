@@ -15,8 +15,8 @@ from ipaddress import ip_address
 from tests.lab.inside import socket_in
 from tests.lab.world import Host
 
-ICMP, UDP, GRE, ESP, ICMPV6, NOTHING, DESTINATION, UDPLITE, UNKNOWN = (
-    *(1, 17, 47, 50, 58, 59, 60, 136, 253),
+ICMP, TCP, UDP, GRE, ESP, ICMPV6, NOTHING, DESTINATION, UDPLITE, UNKNOWN = (
+    *(1, 6, 17, 47, 50, 58, 59, 60, 136, 253),
 )
 HOP_BY_HOP, ROUTING, FRAGMENT = 0, 43, 44
 CLIENT_PORT = 41_000
@@ -48,6 +48,25 @@ def datagram(source: str, target: str, port: int, data: bytes, protocol: int = U
     pseudo = ends + struct.pack("!II", length, protocol)
     head = struct.pack("!HHHH", CLIENT_PORT, port, length, 0)
     return head[:6] + struct.pack("!H", checksum(pseudo + head + data) or 0xFFFF) + data
+
+
+def segment(source: str, target: str, port: int, flags: int, data: bytes) -> bytes:
+    """TCP with any flags, of no connection."""
+    ends = ip_address(source).packed + ip_address(target).packed
+    pseudo = ends + struct.pack("!II", 20 + len(data), TCP)
+    head = struct.pack("!HHIIBBHHH", CLIENT_PORT, port, 1000, 2000, 5 << 4, flags, 1024, 0, 0)
+    found = checksum(pseudo + head + data)
+    return head[:16] + struct.pack("!H", found) + head[18:] + data
+
+
+def echo(source: str, target: str, *, reply: bool, data: bytes) -> bytes:
+    """An echo request or reply of the family."""
+    six = ":" in source
+    kind = (129 if reply else 128) if six else (0 if reply else 8)
+    pseudo = ip_address(source).packed + ip_address(target).packed if six else b""
+    pseudo += struct.pack("!II", 8 + len(data), ICMPV6) if six else b""
+    head = struct.pack("!BBHHH", kind, 0, 0, 77, 1)
+    return head[:2] + struct.pack("!H", checksum(pseudo + head + data)) + head[4:] + data
 
 
 def ipv4(

@@ -117,25 +117,6 @@ async def test_D16_D19_a_finished_or_host_network_pod_has_no_role(
     assert have[Probe("outside", FRONT.ips[0], "tcp", 80)]
 
 
-async def test_D21_a_service_is_judged_on_the_pods_own_port(lab: Lab) -> None:
-    lab.world.nft(
-        "add table ip service\n"
-        "add chain ip service pre { type nat hook prerouting priority dstnat; }\n"
-        "add chain ip service post { type nat hook postrouting priority srcnat; }\n"
-        "add rule ip service pre ip daddr 10.99.0.1 tcp dport 8100 dnat to 10.66.0.12:80\n"
-        "add rule ip service post ip daddr 10.66.0.12 masquerade\n"
-    )
-    try:
-        await lab.api.isolate("a", "on")
-        await lab.api.policy("a", "p", spec("back", rule(PODS_FRONT, ports=[TCP80])))
-        await lab.settled()
-        asked = [Probe(who, "10.99.0.1", "tcp", 8100) for who in ("front", "other", "outside")]
-        have = await lab.agents.probe(asked)
-        assert {probe.source for probe, passed in have.items() if passed} == {"front"}
-    finally:
-        lab.world.nft("delete table ip service\n")
-
-
 async def test_D31_names_of_any_length_are_kept_apart(lab: Lab) -> None:
     await lab.api.isolate("a", "on")
     await lab.api.policy("a", "x" * 253, spec("back", rule(PODS_FRONT, ports=[TCP80])))

@@ -163,6 +163,49 @@ async def test_D35_what_belongs_to_no_datagram_stays_outside(lab: Lab) -> None:
         assert not any(await ear.all_arrived(sent))
 
 
+# No flags, FIN, SYN, RST, ACK, SYN and ACK, SYN and FIN, data in the middle, all at once.
+FLAGS = (0x00, 0x01, 0x02, 0x04, 0x10, 0x12, 0x03, 0x18, 0x3F)
+
+
+async def test_segments_and_replies_of_no_connection_stay_outside(lab: Lab) -> None:
+    """From those who may not connect, twice: conntrack may pick up what it has seen once."""
+    await lab.api.isolate("a", "on")
+    await lab.api.policy("a", "p", spec("back", STATES["everything"]))
+    await lab.settled()
+    hosts, marks = lab.site.hosts, []
+    ends = [
+        (name, source, target)
+        for name in ("other-1", "other-2", "outside")
+        for pod in (BACK1, BACK2)
+        for source, target in zip(hosts[name].ips, pod.ips, strict=True)
+    ]
+    with packets.listening([hosts["back-1"], hosts["back-2"]]) as ear:
+        for name, source, target in ends * 2:
+            marks.append(packets.mark())
+            made = ipv6 if ":" in source else ipv4
+            echo = packets.ICMPV6 if ":" in source else packets.ICMP
+            sent = [
+                made(
+                    source,
+                    target,
+                    packets.TCP,
+                    packets.segment(source, target, 80, flags, marks[-1]),
+                )
+                for flags in FLAGS
+            ]
+            for reply in (True, False):
+                data = packets.echo(source, target, reply=reply, data=marks[-1])
+                sent.append(made(source, target, echo, data))
+            packets.send(hosts[name], sent)
+        assert not any(await ear.all_arrived(marks))
+        # From a friend the same is not lost on the way.
+        name, source, target = "front-1", FRONT1.ips[0], BACK2.ips[0]
+        mark = packets.mark()
+        data = packets.echo(source, target, reply=False, data=mark)
+        packets.send(hosts[name], [ipv4(source, target, packets.ICMP, data)])
+        assert await ear.arrived(mark) == {"back-2"}
+
+
 async def test_D35_an_sctp_association_begins_by_policy(lab: Lab) -> None:
     await lab.api.isolate("a", "on")
     begins = pairs(kinds=[("sctp", 80), ("sctp", 81)])

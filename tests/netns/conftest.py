@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from enforcer.nft.kernel import Kernel
+from enforcer.table import Table
 from tests.lab.agents import Agents, Probe
 from tests.lab.cluster import NODE_NAME, POLICIES, Api, PodSpec, expected
 from tests.lab.processes import EnforcerProcess, Server
@@ -168,8 +169,11 @@ async def kernel(session_lab: Lab) -> AsyncIterator[Kernel]:
 
 async def cleanup(made: World) -> None:
     """Remove the table, whoever left it."""
-    status, said = await command("cleanup", "--netns", made.node.netns, "--state-dir", "")
-    assert status == 0, said
+    kernel = Kernel(netns=made.node.netns)
+    try:
+        await Table(kernel).remove()
+    finally:
+        kernel.close()
 
 
 async def command(*arguments: str) -> tuple[int, str]:

@@ -1,8 +1,6 @@
 """Packets that are not what clients send are judged as well, or stay outside."""
 
-import contextlib
 import itertools
-import socket
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +9,12 @@ import pytest
 
 import policy
 from policy import Flow
-from tests.lab import packets, services
-from tests.lab.inside import socket_in
+from tests.lab import packets
 from tests.lab.packets import extension, fragment, ipv4, ipv6
 from tests.lab.site import NODES
-from tests.lab.world import configure, sysctl
+from tests.lab.world import sysctl
 from tests.netns.conftest import rule, spec
-from tests.netns.nodes.conftest import BACK1, BACK2, FRONT1, OTHER1, SERVICES, Lab, pairs
+from tests.netns.nodes.conftest import BACK1, BACK2, FRONT1, Lab, pairs
 
 PORT = 9000
 FRONT = {"pods": {"role": "front"}}
@@ -28,7 +25,6 @@ STATES: dict[str, dict[str, Any]] = {
     "everything": rule(FRONT),
 }
 OTHERS = (("GRE", packets.GRE), ("ESP", packets.ESP), ("253", packets.UNKNOWN))
-TRANSPARENT = {socket.AF_INET: (socket.SOL_IP, 19), socket.AF_INET6: (socket.IPPROTO_IPV6, 75)}
 
 _IDENTITIES = itertools.count(1)
 Made = tuple[str, bytes, list[bytes]]  # what the verdict is asked, a mark, and the packets of it
@@ -163,6 +159,41 @@ async def test_D35_what_belongs_to_no_datagram_stays_outside(lab: Lab) -> None:
         assert not any(await ear.all_arrived(sent))
 
 
+async def test_the_nodes_own_addresses_open_nothing_to_others(lab: Lab) -> None:
+    """Its exemption is for what it sends; that a pod writes another's address is for others."""
+    await lab.api.isolate("a", "on")
+    await lab.api.policy("a", "p", spec("back", STATES["everything"]))
+    await lab.settled()
+    hosts, node = lab.site.hosts, lab.netns("node-1")
+
+    async def reached(ends: list[tuple[str, str, str]]) -> list[set[str]]:
+        marks = []
+        for name, source, target in ends:
+            marks.append(packets.mark())
+            made = ipv6 if ":" in source else ipv4
+            data = packets.datagram(source, target, PORT, marks[-1])
+            packets.send(hosts[name], [made(source, target, packets.UDP, data)])
+        return await ear.all_arrived(marks)
+
+    with packets.listening([hosts["back-1"], hosts["back-2"]]) as ear:
+        false = [
+            (name, source, target)
+            for name in ("other-1", "other-2", "outside")
+            for own, pod in ((NODES["node-1"], BACK1), (NODES["node-2"], BACK2))
+            for source in own
+            for target in pod.ips
+            if (":" in source) == (":" in target)
+        ]
+        assert not any(await reached(false))
+        another = [("other-1", FRONT1.ips[0], BACK1.ips[0])]
+        assert await reached(another) == [{"back-1"}]
+        sysctl(node, {"net.ipv4.conf.all.rp_filter": "1"})
+        try:
+            assert await reached(another) == [set()]
+        finally:
+            sysctl(node, {"net.ipv4.conf.all.rp_filter": "0"})
+
+
 # No flags, FIN, SYN, RST, ACK, SYN and ACK, SYN and FIN, data in the middle, all at once.
 FLAGS = (0x00, 0x01, 0x02, 0x04, 0x10, 0x12, 0x03, 0x18, 0x3F)
 
@@ -216,141 +247,3 @@ async def test_D35_an_sctp_association_begins_by_policy(lab: Lab) -> None:
     await lab.api.policy("a", "q", spec("back", rule(FRONT, ports=ports)))
     have = await lab.check(begins)
     assert {p.source for p, passed in have.items() if passed} >= {"front-1", "front-2"}
-
-
-async def test_what_the_host_sends_with_a_foreign_source_is_judged(lab: Lab) -> None:
-    """Services that a node proxies in user space, or by IPVS, leave it through `output`."""
-    await lab.api.isolate("a", "on")
-    await lab.api.policy("a", "p", spec("back", STATES["a port"]))
-    await lab.settled()
-    hosts, cluster, sent = lab.site.hosts, await lab.api.cluster(), []
-    with packets.listening([hosts["back-1"]]) as ear:
-        for name in SOURCES[:6]:
-            for source, target in zip(hosts[name].ips, BACK1.ips, strict=False):
-                for port in (PORT, PORT + 1):
-                    mark, flow = packets.mark(), Flow(source, target, "UDP", port)
-                    proxied(lab.netns("node-1"), flow, mark)
-                    sent.append((flow, mark, policy.verdict(cluster, flow).allowed))
-        arrived = await ear.all_arrived([mark for _, mark, _ in sent])
-    passed = {flow for (flow, _, _), have in zip(sent, arrived, strict=True) if have}
-    assert passed == {flow for flow, _, allowed in sent if allowed}
-    assert {flow.source for flow in passed} == {
-        *(ip for name in ("front-1", "front-2") for ip in hosts[name].ips),
-        *hosts["node-1"].ips[:2],
-    }
-
-
-def proxied(netns: str, flow: Flow, data: bytes) -> None:
-    """Send a datagram with a source that is not the host's own."""
-    family = socket.AF_INET6 if ":" in flow.source else socket.AF_INET
-    assert flow.port is not None
-    with socket_in(netns, family, socket.SOCK_DGRAM) as sock:
-        sock.setsockopt(*TRANSPARENT[family], 1)
-        sock.bind((flow.source, packets.CLIENT_PORT))
-        with contextlib.suppress(PermissionError):  # how a sender hears of a drop in `output`
-            sock.sendto(data, (flow.destination, flow.port))
-
-
-BEHIND = """
-table inet behind {{
-  chain forward {{
-    type filter hook forward priority 0; policy accept;
-    ip daddr 198.51.100.99 ip daddr set {0}
-    ip6 daddr 2001:db8:99::99 ip6 daddr set {1}
-  }}
-}}
-"""
-COPIES = """
-table ip copies {{
-  chain prerouting {{
-    type filter hook prerouting priority -300; policy accept;
-    ip daddr {0} dup to {0}
-  }}
-}}
-table ip6 copies {{
-  chain prerouting {{
-    type filter hook prerouting priority -300; policy accept;
-    ip6 daddr {1} dup to {1}
-  }}
-}}
-"""
-
-
-async def test_an_address_that_is_written_over_after_conntrack_reaches_no_isolated_pod(
-    lab: Lab,
-) -> None:
-    node, unknown = lab.site.nodes["node-1"], ("198.51.100.99", "2001:db8:99::99")
-    hosts = lab.site.hosts
-    device = node.links["back-1"]
-    configure(node.node.netns, *(f"route add {ip} dev {device}" for ip in unknown))
-    node.nft(BEHIND.format(*BACK1.ips))
-
-    async def reached() -> list[set[str]]:
-        marks = []
-        for name in ("other-1", "outside", "front-2"):
-            for source, ip in zip(hosts[name].ips, unknown, strict=True):
-                marks.append(packets.mark())
-                data = packets.datagram(source, ip, PORT, marks[-1])
-                made = ipv6 if ":" in ip else ipv4
-                packets.send(hosts[name], [made(source, ip, packets.UDP, data)])
-        return await ear.all_arrived(marks)
-
-    try:
-        configure(lab.netns("outside"), *(f"route add {ip} via {via}" for ip, via in VIA))
-        configure(lab.netns("node-2"), *(f"route add {ip} via {via}" for ip, via in VIA))
-        with packets.listening([hosts["back-1"]]) as ear:
-            assert await reached() == [{"back-1"}] * 6
-            await lab.api.isolate("a", "on")
-            await lab.api.policy("a", "p", spec("back", STATES["everything"]))
-            await lab.settled()
-            assert await reached() == [set()] * 6
-    finally:
-        node.nft("delete table inet behind\n")
-        for name in ("outside", "node-2"):
-            configure(lab.netns(name), *(f"route del {ip}" for ip in unknown))
-        configure(node.node.netns, *(f"route del {ip} dev {device}" for ip in unknown))
-
-
-VIA = tuple(zip(("198.51.100.99", "2001:db8:99::99"), NODES["node-1"], strict=False))
-
-
-async def test_copies_of_packets_are_judged_on_their_way_out(lab: Lab) -> None:
-    node, hosts = lab.site.nodes["node-1"], lab.site.hosts
-
-    async def copies() -> int:
-        mark = packets.mark()
-        for source, ip in zip(OTHER1.ips, BACK1.ips, strict=True):
-            made = ipv6 if ":" in ip else ipv4
-            data = packets.datagram(source, ip, PORT, mark)
-            packets.send(hosts["other-1"], [made(source, ip, packets.UDP, data)])
-        await ear.arrived(mark)
-        return sum(mark in frame for _, frame in ear.heard)
-
-    node.nft(COPIES.format(*BACK1.ips))
-    try:
-        with packets.listening([hosts["back-1"]]) as ear:
-            assert await copies() == 4
-            await lab.api.isolate("a", "on")
-            await lab.settled()
-            assert await copies() == 0
-    finally:
-        node.nft("delete table ip copies\ndelete table ip6 copies\n")
-
-
-async def test_a_firewall_that_is_loaded_anew_opens_nothing(lab: Lab) -> None:
-    """As firewalld and others do it: everything is flushed and written again."""
-    await lab.api.isolate("a", "on")
-    await lab.api.policy("a", "p", spec("back", rule(FRONT, ports=[{"port": 80}])))
-    probes = pairs(["front-1", "other-2", "outside"], [FRONT1, BACK1], [("tcp", 80), ("udp", 80)])
-    before = await lab.check(probes)
-    node = lab.site.nodes["node-1"]
-    own = services.rules(SERVICES, "node-1")
-    accept = (
-        "table inet fw {\nchain forward {\ntype filter hook forward priority 0;\naccept\n}\n}\n"
-    )
-    try:
-        for commands in (f"flush ruleset\n{accept}{own}", f"flush ruleset\n{own}"):
-            node.nft(commands)
-            assert await lab.agents.probe(probes) == before
-    finally:
-        node.nft("delete table ip kube-proxy\ndelete table ip6 kube-proxy\n" + own)

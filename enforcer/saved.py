@@ -5,6 +5,7 @@ another version counts as none, with a line in the log.
 """
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import structlog
 from enforcer.ruleset import SCHEMA, Chain, NftSet, Ruleset
 
 log = structlog.get_logger()
+_WRITING = threading.Lock()
 
 
 def place(folder: str, netns: str) -> Path | None:
@@ -45,6 +47,11 @@ def remove(path: Path) -> None:
 
 def write(path: Path, content: bytes) -> None:
     """Replace the file; after a crash there is the old one or the new one. `OSError`."""
+    with _WRITING:  # one that was begun goes on when its waiter is cancelled
+        _write(path, content)
+
+
+def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _part(path)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -80,6 +80,7 @@ class Enforcer:
         self._telling = asyncio.Lock()
         self._heard: float | None = None  # when the oldest change that is not committed was heard
         self._loaded = False  # the kernel holds what was committed last
+        self._working = False  # the rules go on; the kernel does not hold them yet
         self._verify = False
         self._culprit: Culprit | None = None
         self._unsaved = asyncio.Event()
@@ -125,7 +126,12 @@ class Enforcer:
 
     async def _begin(self) -> None:
         """What packets meet until everything is known for the first time."""
-        if await self._table.hold():
+        try:
+            there = await self._table.hold()
+        except KernelError as error:
+            log.error("the table cannot be taken over yet", error=str(error))
+            there = True
+        if there:
             log.info("the ruleset in the kernel stays until everything has been listed")
             return
         found = saved.read(self._state) if self._state is not None else None
@@ -204,7 +210,7 @@ class Enforcer:
         if self._loaded:
             # Before the rules go on: what was committed last is what the kernel should hold.
             await self._check()
-        begun = time.monotonic()
+        begun, self._working = time.monotonic(), True
         await self._work()
         heard, self._heard = self._heard, None
         revisions = dict(self._model.revisions)
@@ -221,7 +227,7 @@ class Enforcer:
             raise
         done = time.monotonic()
         first = not status.complete
-        self._loaded = True
+        self._loaded, self._working = True, False
         if not change and not first:
             status.unchanged(revisions)
         else:
@@ -351,6 +357,7 @@ class Enforcer:
             return
         watch = events.Watch(self._others, lambda: self._table.name, kernel.port, changed)
         asyncio.get_running_loop().add_reader(self._others, watch.read)
+        self.verify()  # who was there before we listened
 
     async def _verify_all(self) -> None:
         while True:
@@ -364,11 +371,13 @@ class Enforcer:
                 await self._unsaved.wait()
                 await asyncio.sleep(SAVE)
                 self._unsaved.clear()
-                if self._loaded:
+                if self._working:
+                    self._unsaved.set()
+                elif self._loaded:
                     content = saved.encoded(self._compiler.rules)
                     await asyncio.to_thread(_save, path, content)
         finally:
-            if self._unsaved.is_set() and self._loaded:
+            if self._unsaved.is_set() and self._loaded and not self._working:
                 _save(path, saved.encoded(self._compiler.rules))
 
 

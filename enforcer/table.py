@@ -6,7 +6,9 @@ is deleted, so that packets are judged at every moment.
 """
 
 import errno
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -166,14 +168,31 @@ def _locked() -> socket.socket:
     lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         lock.bind(LOCK)
+        lock.listen(1)
     except OSError as error:
-        lock.close()
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise Taken(
-            "another enforcer programs this network namespace: stop that one first"
-        ) from None
+        if error.errno != errno.EADDRINUSE or _held_by_us():
+            lock.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise Taken(
+                "another enforcer programs this network namespace: stop that one first"
+            ) from None
     return lock
+
+
+def _held_by_us() -> bool:
+    """Whether an enforcer has the name. Anybody can take it, and must not keep us out by that."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as question:
+        question.setblocking(False)
+        try:
+            question.connect(LOCK)
+        except BlockingIOError:
+            return True  # its queue is full, and nobody says whose it is
+        except OSError:
+            return False
+        peer = question.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    uid = int.from_bytes(peer[4:8], sys.byteorder)
+    return uid == os.geteuid()
 
 
 def _process(port: int) -> str:

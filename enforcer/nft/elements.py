@@ -140,6 +140,8 @@ def decoded(made: NftSet, items: Iterable[Mapping[int, bytes]]) -> dict[str, str
         return dict.fromkeys(_networks(items), "")
     found = {}
     for item in items:
+        if 1 not in item:
+            raise ValueError("an element without a key, for whatever is not in the set")
         key = _text(names, _value(item[1]))
         if 10 in item:
             high = _text(names, _value(item[10]))

@@ -17,30 +17,34 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from enforcer.diff import Held
+from enforcer.diff import Held, Incompatible
 from enforcer.nft import batch, dump, wire
 from enforcer.nft.batch import Part
 from enforcer.ruleset import Change, NftSet
 
 NAMED = Path("/run/netns")
-ANSWER = 30.0  # seconds that a commit may take; another process's big one holds up ours
 _CLONE_NEWNET = 0x40000000
 _NETFILTER = 12  # NETLINK_NETFILTER
 _SNDBUFFORCE, _RCVBUFFORCE = 32, 33
 _BUFFER = 4 << 20  # bytes; what a dump or the answers to a batch may take
 _DUMP_INTERRUPTED = 0x10
-_READINGS = 5
+_ASKINGS = 50
+_LAST_NUMBER = 0x7FFFFFFF
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class KernelError(Exception):
-    """The kernel refused a transaction; nothing of it took effect. `code` is its errno."""
+    """The kernel refused a transaction; nothing of it took effect.
 
-    def __init__(self, text: str, code: int = 0) -> None:
+    `code` is its errno, `about` the object that it refused.
+    """
+
+    def __init__(self, text: str, code: int = 0, about: str = "") -> None:
         super().__init__(text)
         self.code = code
+        self.about = about
 
 
 class Kernel:
@@ -54,7 +58,6 @@ class Kernel:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._socket: socket.socket | None = None
         self._sequence = 0
-        self._interrupted = False  # somebody committed during a dump
         self._netns = netns
         self._private = private
         self.owned = owned
@@ -70,7 +73,7 @@ class Kernel:
         return await self.inside(dump.tables, self._ask)
 
     async def held(self, table: str) -> Held:
-        """A table's content. `KernelError` where it changes all the time."""
+        """A table's content. `KernelError` where it changes all the time, `Incompatible`."""
         try:
             return await self.inside(self._held, table)
         except dump.Unsettled as error:
@@ -115,14 +118,10 @@ class Kernel:
             self._socket.close()
 
     def _held(self, table: str) -> Held:
-        # A commit of anybody to any table interrupts a reading. Where they never cease, one that
-        # was interrupted has to do: others do not change what is ours.
-        for _ in range(_READINGS):
-            self._interrupted = False
-            found = dump.held(self._ask, table)
-            if not self._interrupted:
-                break
-        return found
+        try:
+            return dump.held(self._ask, table)
+        except (LookupError, ValueError, struct.error) as error:
+            raise Incompatible(f"table {table} holds what we never put there: {error!r}") from error
 
     def _create(self, table: str, change: Change) -> None:
         flags = batch.OWNER | batch.PERSIST if self.owned else 0
@@ -131,7 +130,11 @@ class Kernel:
         try:
             self._send(transactions[0])
         except KernelError as error:
-            if not flags or error.code not in (errno.EOPNOTSUPP, errno.EINVAL):
+            old = error.about == f"table {table}" and error.code in (
+                errno.EOPNOTSUPP,
+                errno.EINVAL,
+            )
+            if not flags or not old:
                 raise
             self.owned = False
             transactions[0][0] = batch.table(table, 0)
@@ -143,64 +146,88 @@ class Kernel:
             self._send(listed)
 
     def _send(self, listed: Sequence[Part]) -> None:
-        sock = self._open()
-        first, self._sequence = self._sequence + 1, self._sequence + 1 + len(listed)
-        content = batch.encode(listed, first)
-        if len(content) > _BUFFER // 2:
-            _buffer(sock, _SNDBUFFORCE, 2 * len(content))
-        _tell(sock, content)
+        first = self._numbers(len(listed))
         last, refused = first + len(listed) - 1, None
-        for answer in self._answers(sock):
+        for answer in self._answers(batch.encode(listed, first)):
+            if answer is None:
+                break
             if answer.kind != wire.ERROR or not first <= answer.sequence <= last:
                 continue
             code = -struct.unpack_from("=i", answer.body)[0]
             if code and refused is None:
                 about = listed[answer.sequence - first].about
-                refused = KernelError(f"{about}: {os.strerror(code)}", code)
+                refused = KernelError(f"{about}: {os.strerror(code)}", code, about)
             if answer.sequence == last:
+                if refused is None:
+                    return
                 break
-        if refused is not None:
-            raise refused
+        raise refused or KernelError("netlink: no answer", errno.EAGAIN)
 
-    def _ask(self, kind: int, body: bytes) -> Iterator[bytes]:
-        """A dump; `KernelError` where it cannot be had whole."""
-        sock = self._open()
-        self._sequence += 1
-        number = self._sequence
-        request = batch.header() + body
+    def _ask(self, kind: int, body: bytes) -> list[bytes]:
+        """A dump. `KernelError` where it cannot be had whole.
+
+        A commit of anybody to any table interrupts one that takes several readings. Lists of
+        objects are asked for again then; elements of our sets nobody else changes.
+        """
+        for _ in range(_ASKINGS):
+            found, whole = self._once(kind, body)
+            if whole or kind == batch.GETELEMENT:
+                return found
+        raise KernelError("the ruleset changes too fast to be read", errno.EINTR)
+
+    def _once(self, kind: int, body: bytes) -> tuple[list[bytes], bool]:
+        number, found, whole = self._numbers(1), [], True
         flags = wire.REQUEST | wire.DUMP
-        _tell(sock, wire.message(batch.SUBSYSTEM << 8 | kind, flags, number, request))
-        for answer in self._answers(sock):
+        request = wire.message(batch.SUBSYSTEM << 8 | kind, flags, number, batch.header() + body)
+        for answer in self._answers(request):
+            if answer is None:
+                break
             if answer.sequence != number:
                 continue
-            if answer.flags & _DUMP_INTERRUPTED:
-                self._interrupted = True
-            if answer.kind in (wire.DONE, wire.ERROR):
-                code = -struct.unpack_from("=i", answer.body)[0] if len(answer.body) >= 4 else 0
-                if code:
-                    raise KernelError(f"reading the ruleset: {os.strerror(code)}", code)
-                return
-            yield answer.body[4:]
+            whole = whole and not answer.flags & _DUMP_INTERRUPTED
+            if answer.kind not in (wire.DONE, wire.ERROR):
+                found.append(answer.body[4:])
+                continue
+            code = -struct.unpack_from("=i", answer.body)[0] if len(answer.body) >= 4 else 0
+            if code:
+                raise KernelError(f"reading the ruleset: {os.strerror(code)}", code)
+            return found, whole
+        raise KernelError("reading the ruleset: no end", errno.EAGAIN)
 
     def _generation(self) -> int:
-        sock = self._open()
-        self._sequence += 1
+        number = self._numbers(1)
         kind = batch.SUBSYSTEM << 8 | batch.GETGEN
-        _tell(sock, wire.message(kind, wire.REQUEST, self._sequence, batch.header(0)))
-        for answer in self._answers(sock):
-            if answer.sequence == self._sequence and answer.kind != wire.ERROR:
+        for answer in self._answers(wire.message(kind, wire.REQUEST, number, batch.header(0))):
+            if answer is None:
+                break
+            if answer.sequence == number and answer.kind != wire.ERROR:
                 return int.from_bytes(wire.attributes(answer.body[4:]).get(1, b""), "big")
         raise KernelError("no generation was told")
 
-    def _answers(self, sock: socket.socket) -> Iterator[wire.Message]:
-        while True:
-            try:
-                data = sock.recv(1 << 20)
-            except TimeoutError:
-                raise KernelError(f"no answer within {ANSWER:g} s", errno.ETIMEDOUT) from None
-            except OSError as error:
-                raise KernelError(f"netlink: {error.strerror}", error.errno or 0) from None
-            yield from wire.messages(data)
+    def _numbers(self, how_many: int) -> int:
+        """The first of so many sequence numbers in a row."""
+        if self._sequence + how_many > _LAST_NUMBER:
+            self._sequence = 0
+        first = self._sequence + 1
+        self._sequence += how_many
+        return first
+
+    def _answers(self, request: bytes) -> Iterator[wire.Message | None]:
+        """Send, and what the kernel says to it; None when it has said all.
+
+        It answers while it is asked, so there is nothing to be waited for. `KernelError`.
+        """
+        sock = self._open()
+        try:
+            if len(request) > _BUFFER // 2:
+                _buffer(sock, _SNDBUFFORCE, 2 * len(request))
+            sock.send(request)
+            while True:
+                yield from wire.messages(sock.recv(1 << 20, socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            yield None
+        except OSError as error:
+            raise KernelError(f"netlink: {error.strerror or error}", error.errno or 0) from None
 
     def _open(self) -> socket.socket:
         if self._socket is None:
@@ -210,7 +237,6 @@ class Kernel:
                     socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETFILTER
                 )
                 made.bind((0, 0))
-                made.settimeout(ANSWER)
                 for option in (_SNDBUFFORCE, _RCVBUFFORCE):
                     _buffer(made, option, _BUFFER)
             except OSError as error:
@@ -235,16 +261,6 @@ class Kernel:
                     raise KernelError(f"network namespace {self._netns}: {why}")
             finally:
                 os.close(handle)
-
-
-def _tell(sock: socket.socket, content: bytes) -> None:
-    """`KernelError` where there is no memory for it; nothing of it has been heard then."""
-    try:
-        sock.send(content)
-    except TimeoutError:
-        raise KernelError(f"not taken within {ANSWER:g} s", errno.ETIMEDOUT) from None
-    except OSError as error:
-        raise KernelError(f"netlink: {error.strerror}", error.errno or 0) from None
 
 
 def _buffer(sock: socket.socket, option: int, size: int) -> None:

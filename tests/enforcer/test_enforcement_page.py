@@ -12,7 +12,7 @@ def test_every_row_has_a_test_that_names_it() -> None:
     assert sorted(rows) == [f"D{number:02}" for number in range(1, 41)]
     named: set[str] = set()
     for folder in ("enforcer", "netns"):
-        for source in (TESTS / folder).glob("test_*.py"):
+        for source in (TESTS / folder).rglob("test_*.py"):
             for name in re.findall(r"def test_(\w+)", source.read_text()):
                 named |= set(re.findall(r"(?:^|_)(D\d\d)(?=_)", name))
     assert set(rows) - named == set()

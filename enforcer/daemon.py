@@ -20,6 +20,7 @@ from enforcer.flows.log import FlowLog
 from enforcer.host import canary
 from enforcer.host.bypass import Detector
 from enforcer.host.pair import DEVICES
+from enforcer.host.tags import Tags
 from enforcer.model import NAMESPACES, PODS, POLICIES
 from enforcer.nft.kernel import Kernel
 from enforcer.records import Records
@@ -92,14 +93,17 @@ async def run(chosen: Settings, options: Options) -> None:
     kernel = Kernel(netns=options.netns, owned=options.owned)
     # Who reads counters or looks around must not hold up a commit.
     reader = Kernel(netns=options.netns)
+    # Nor wait, where a port of a pod has to be guarded.
+    guard = Kernel(netns=options.netns)
     output = FlowLog(options.flow_log) if options.flow_log else None
     try:
         async with sources(chosen) as servers:
-            daemon = _Daemon(chosen, options, servers, Table(kernel), reader, output)
+            daemon = _Daemon(chosen, options, servers, Table(kernel), reader, guard, output)
             await daemon.run(bound)
     finally:
         kernel.close()
         reader.close()
+        guard.close()
         if output is not None:
             output.close()
 
@@ -112,10 +116,13 @@ class _Daemon:
         servers: dict[str, fetch.Connection],
         table: Table,
         reader: Kernel,
+        guard: Kernel,
         output: FlowLog | None,
     ) -> None:
         self._options = options
         self._reader = reader
+        self._guard = guard
+        self._tags = Tags(owned=options.owned)
         self._servers = servers
         self._table = table
         self._status = Status(node=chosen.node)
@@ -163,7 +170,9 @@ class _Daemon:
             tasks.create_task(self._enforcer.run(), name="enforce")
             tasks.create_task(self._records.run(options.log_group), name="records")
             detector = Detector(ignored=DEVICES)
-            tasks.create_task(guards.watch_bypass(self._reader, detector, status), name="bypass")
+            ways = guards.Ways(status)
+            tasks.create_task(guards.watch_bypass(self._reader, detector, ways), name="bypass")
+            tasks.create_task(guards.watch_tags(self._guard, self._tags, ways), name="tags")
             if options.probing is not Probing.OFF:
                 wanted = options.probing is Probing.ON
                 tasks.create_task(
@@ -194,6 +203,7 @@ class _Daemon:
         rules = self._enforcer.rules
         if self._options.on_exit is OnExit.OPEN:
             await self._table.remove()
+            await self._guard.inside(self._tags.remove)
             log.warning("stopped; the table is gone, all traffic passes")
         elif self._options.on_exit is OnExit.CLOSED and rules is not None:
             await self._table.close(rules)

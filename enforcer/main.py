@@ -20,7 +20,7 @@ from enforcer.access import BadAccess
 from enforcer.compile import Compiler
 from enforcer.daemon import OnExit, Options, Probing
 from enforcer.diff import differences
-from enforcer.host import canary
+from enforcer.host import canary, tags
 from enforcer.nft.kernel import Kernel, KernelError
 from enforcer.ruleset import FAMILY, TABLE, Ruleset
 from enforcer.settings import DEFAULT_SERVER, Settings, settings
@@ -312,6 +312,7 @@ async def _cleanup(netns: str, state_dir: str) -> None:
     kernel = Kernel(netns=netns)
     try:
         await Table(kernel).remove()
+        await kernel.inside(tags.remove)
     finally:
         kernel.close()
     if path := saved.place(state_dir, netns):

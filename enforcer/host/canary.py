@@ -172,11 +172,16 @@ class Canary:
         return await self._call(self._probe)
 
     async def close(self) -> None:
-        """Remove everything, once and for all. Without it everything goes with the process."""
+        """Remove everything, once and for all. Without it everything goes with the process.
+
+        `Unavailable` or `OSError` where its devices are not its own any more; the rest is gone.
+        """
         if not self._closed:
             self._closed = True
-            await self._call(self._pair.close)
-            self._thread.shutdown()
+            try:
+                await self._call(self._pair.close)
+            finally:
+                self._thread.shutdown()
 
     def _probe(self) -> Outcome:
         begun = time.monotonic()

@@ -5,7 +5,8 @@ Packets that are forwarded between two of them pass the forward hook of IP, exce
 
 - a bridge, or an Open vSwitch, joins them: frames between its ports are not IP's business, unless
   br_netfilter hands them over, by a setting of the namespace or of the bridge. It hands over none
-  with a VLAN tag, and on a bridge that filters VLANs each frame has one;
+  with a VLAN tag: on a bridge that filters VLANs each frame has one, on another one a pod may give
+  it to its own, and `tags` drops them;
 - tc redirects them (`mirred egress redirect`) to a device that leads to pods. A redirect to an
   `ifb` comes back to where it was, and one to a device's ingress passes the hook there;
 - a BPF program at tc or XDP does. Whether it does cannot be seen, so that is a warning.
@@ -84,6 +85,24 @@ def bridges(links: Collection[Link], settings: Mapping[str, bool] | None) -> lis
         if link.kind == "bridge":
             found += _bridge(link, settings)
     return found
+
+
+def pod_ports(links: Collection[Link]) -> dict[str, frozenset[int]]:
+    """The ports that lead to pods, by index, of each bridge with pods that does not filter VLANs.
+
+    One that does gives tags meaning, and `bridges` says what has to be set there.
+    """
+    ports: dict[int, set[int]] = {}
+    for port in links:
+        if port.away and port.master:
+            ports.setdefault(port.master, set()).add(port.index)
+    return {
+        link.name: frozenset(ports[link.index])
+        for link in links
+        if link.kind == "bridge"
+        and link.index in ports
+        and not any(link.data.get(_VLAN_FILTERING, b"\0"))
+    }
 
 
 def _bridge(link: Link, settings: Mapping[str, bool] | None) -> list[Finding]:

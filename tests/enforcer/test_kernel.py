@@ -1,6 +1,8 @@
 """Changes in a real kernel, in a private network namespace: no packets, only state."""
 
+import ctypes
 import errno
+import socket
 import subprocess
 from collections.abc import AsyncIterator
 
@@ -12,11 +14,12 @@ from enforcer.diff import Held, diff, differences
 from enforcer.nft.expressions import NoStatement, compiled
 from enforcer.nft.kernel import Kernel, KernelError
 from enforcer.ruleset import FAMILY, TABLE, Chain, Change, NftSet, Ruleset
-from enforcer.table import Table, Taken
+from enforcer.table import LOCK, Table, Taken
 from enforcer.text import rendered
 from policy import Cluster
 from tests.policy import strategies
 
+SETRESUID = 117  # of x86-64
 CIDRS = ("10.0.0.0/24", "10.0.1.0/24", "10.0.3.0/24", "10.0.4.0/24", "fd00::/64")
 
 few = settings(
@@ -199,3 +202,54 @@ async def test_a_failed_creation_leaves_nothing(kernel: Kernel) -> None:
     with pytest.raises(KernelError, match="jump nowhere"):
         await Table(kernel).load(rules)
     assert await kernel.tables() == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "add element inet netpol pods4 { * : accept }",
+        "add set inet netpol strange { type mark; elements = { 7 }; }",
+        "add map inet netpol strange { type ipv4_addr : mark; elements = { 10.0.0.1 : 7 }; }",
+    ],
+)
+async def test_what_we_never_put_there_goes(kernel: Kernel, command: str) -> None:
+    kernel.owned = False
+    rules = compile_ruleset(Cluster(), pod_cidrs=CIDRS)
+    table = Table(kernel)
+    await table.load(rules)
+    await nft(kernel, *command.split())
+    assert differences(await table.verify(rules))
+    await table.load(rules)
+    assert not await table.verify(rules)
+    listed = await nft(kernel, "list", "ruleset")
+    assert "strange" not in listed
+    assert "* : accept" not in listed
+
+
+async def test_a_lock_that_nobody_holds_keeps_no_enforcer_out(kernel: Kernel) -> None:
+    def taken() -> socket.socket:
+        """By a user without rights: a thread has its own user, as far as the kernel goes."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        made.bind(LOCK)
+        assert libc.syscall(SETRESUID, -1, 65534, -1) == 0
+        made.listen()
+        assert libc.syscall(SETRESUID, -1, 0, -1) == 0
+        return made
+
+    theirs = await kernel.inside(taken)
+    table = Table(kernel)
+    await table.lock()
+    table.unlock()
+    theirs.close()
+
+
+async def test_closing_starts_from_what_the_kernel_holds(kernel: Kernel) -> None:
+    rules = compile_ruleset(Cluster())
+    table = Table(kernel)
+    await table.load(rules)
+    # Neither the set nor the entry has been committed yet.
+    rules.put("iso4", "10.0.0.1")
+    rules.put("pods4", "10.0.0.1", "accept")
+    await table.close(rules)
+    assert (await loaded(kernel)).sets["pods4"].elements == {"10.0.0.1": "drop"}

@@ -320,7 +320,8 @@ class Enforcer:
             self._culprit, self._verify = self._culprit or culprit, True
             raise
         if found:
-            self._say_repaired(culprit, found)
+            # Who it was may be heard after it was found; that will be looked into once more.
+            self._say_repaired(culprit or self._culprit, found)
 
     def _say_mended(self, change: Change) -> None:
         """The kernel was made equal to the rules, and that is a comparison as well."""

@@ -18,14 +18,14 @@ Account = dict[str, Any]
 class Plan:
     """What a host does: it answers on ports, and sends `burst` datagrams every `pause` seconds.
 
-    `datagrams` and `streams` are addresses and ports. `everywhere` is an address and seconds: as
-    much as can be sent to ports at random, and nothing else.
+    `datagrams` and `streams` are addresses and ports. `everywhere` is an address and a number: so
+    many datagrams to ports at random, as fast as it goes, and nothing else.
     """
 
     listen: tuple[int, ...] = ()
     datagrams: tuple[tuple[str, int], ...] = ()
     streams: tuple[tuple[str, int], ...] = ()
-    everywhere: tuple[str, float] | None = None
+    everywhere: tuple[str, int] | None = None
     burst: int = 16
     pause: float = 0.008
 

@@ -18,7 +18,7 @@ WRONG_PORT = Probe("front", BACK.ips[0], "tcp", 443)
 WRONG_SOURCE = Probe("other", BACK.ips[1], "tcp", 80)
 OUTSIDER = Probe("outside", BACK.ips[0], "udp", 81)
 STRANGE = [WRONG_PORT, WRONG_SOURCE, OUTSIDER]
-FLOOD = 3.0  # seconds
+FLOOD = 120_000  # datagrams of each of the two sources, to more ports than are counted
 BUSY = 0.6  # of one core, at most, that the enforcer takes meanwhile
 MEMORY = 48 << 20  # bytes more than before, at most
 PORT = 9000
@@ -121,7 +121,7 @@ async def test_D34_a_flood_to_ports_at_random_is_bounded_and_harms_nobody(
             begun = asyncio.get_running_loop().time()
             async with Floods({hosts["other"]: flooding, hosts["outside"]: flooding}) as flood:
                 # A change takes effect in the middle of it.
-                await asyncio.sleep(FLOOD / 2)
+                await asyncio.sleep(0.5)
                 await lab.api.label("b", "other", {"n": "1"})
                 await lab.settled()
                 sent = sum(found["sent"] for found in (await flood.results()).values())
@@ -131,7 +131,7 @@ async def test_D34_a_flood_to_ports_at_random_is_bounded_and_harms_nobody(
         flow = told_by["front"]["datagrams"][f"{BACK.ips[0]} {PORT}"]
         assert flow == {"sent": flow["sent"], "back": flow["sent"], "astray": 0}
         assert told_by["back"]["received"] == {FRONT.ips[0]: flow["sent"]}
-        assert sent > 2 * COUNTED_SIZE
+        assert sent >= 2 * FLOOD
         key_type = "ipv4_addr . ipv4_addr . inet_proto . inet_service"
         elements = await kernel.counted("netpol", "denied4", key_type)
         assert COUNTED_SIZE * 0.9 < len(elements) <= COUNTED_SIZE

@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -25,7 +26,10 @@ _IPV6_HDRINCL = 36
 _SO_RCVBUFFORCE = 33
 _HEARD = 4 << 20  # bytes, before the event loop comes round to it
 _MARK = 8  # bytes
+WITHIN = 5.0  # seconds for what should arrive
 ARRIVES = 0.3  # seconds until what has not arrived does not; on one machine it takes under 1 ms
+
+Want = Sequence[set[str]]  # for each mark the hosts that it should come to
 
 
 def mark() -> bytes:
@@ -135,14 +139,18 @@ class Ear:
 
     heard: list[tuple[str, bytes]] = field(default_factory=list)
 
-    async def arrived(self, marked: bytes) -> set[str]:
-        """The hosts that a marked packet has come to."""
-        (found,) = await self.all_arrived([marked])
-        return found
+    async def arrived(self, marks: Sequence[bytes], *, want: Want = ()) -> list[set[str]]:
+        """For each mark the hosts that it has come to.
 
-    async def all_arrived(self, marks: Sequence[bytes]) -> list[set[str]]:
-        """For each mark the hosts that it has come to."""
+        What should come may take longer, for the machine may be busy.
+        """
+        deadline = time.monotonic() + WITHIN
+        while time.monotonic() < deadline and not all(map(set.issuperset, self._to(marks), want)):
+            await asyncio.sleep(0.01)
         await asyncio.sleep(ARRIVES)
+        return self._to(marks)
+
+    def _to(self, marks: Sequence[bytes]) -> list[set[str]]:
         return [{host for host, frame in self.heard if one in frame} for one in marks]
 
 

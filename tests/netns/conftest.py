@@ -56,7 +56,7 @@ class Lab:
         await self.settled()
         listed = list(probes) if probes is not None else everything()
         want = expected(self.world, await self.api.cluster(), listed)
-        have = await self.agents.probe(listed)
+        have = await self.agents.probe(listed, patient=[p for p in listed if want[p]])
         wrong = {probe: want[probe] for probe in listed if have[probe] != want[probe]}
         assert not wrong, f"wanted: {wrong}"
         return have

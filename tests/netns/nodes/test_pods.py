@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.lab import services
-from tests.lab.agents import Probe
+from tests.lab.agents import ALLOWED_WITHIN, DENIED_AFTER, Probe
 from tests.lab.cluster import PodSpec
 from tests.lab.site import NODES
 from tests.lab.world import GATEWAY4, configure
@@ -130,13 +130,15 @@ async def test_D20_a_node_reaches_its_own_pods_from_each_of_its_addresses(lab: L
     await lab.api.isolate("a", "on")
     await lab.settled()
 
-    async def reached(node: str, pods: Sequence[PodSpec]) -> set[str]:
+    async def reached(node: str, pods: Sequence[PodSpec], seconds: float) -> set[str]:
         own_ips = [*NODES[node], *([GATEWAY4] if node == "node-1" else [])]
         ends = [(own, ip) for own in own_ips for pod in pods for ip in pod.ips]
         return set(
             await asyncio.gather(
                 *(
-                    lab.agents.ask(node, do=kind, address=ip, port=port, source=own)
+                    lab.agents.ask(
+                        node, do=kind, address=ip, port=port, source=own, timeout=seconds
+                    )
                     for own, ip in ends
                     if (":" in own) == (":" in ip)
                     for kind, port in KINDS
@@ -144,9 +146,9 @@ async def test_D20_a_node_reaches_its_own_pods_from_each_of_its_addresses(lab: L
             )
         )
 
-    assert await reached("node-1", [FRONT1, BACK1]) == {"open"}
-    assert await reached("node-2", [FRONT2, BACK2]) == {"open"}
-    assert await reached("node-1", [FRONT2, BACK2]) == {"silent"}
+    assert await reached("node-1", [FRONT1, BACK1], ALLOWED_WITHIN) == {"open"}
+    assert await reached("node-2", [FRONT2, BACK2], ALLOWED_WITHIN) == {"open"}
+    assert await reached("node-1", [FRONT2, BACK2], DENIED_AFTER) == {"silent"}
 
 
 async def test_D24_a_smaller_link_on_the_way_is_heard_of_by_an_isolated_pod(lab: Lab) -> None:

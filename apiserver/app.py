@@ -35,6 +35,7 @@ from apiserver.http.resources import Resources
 from apiserver.lifecycle import Lifecycle
 from apiserver.registry import history
 from apiserver.registry.gate import Gate, NamespaceGate
+from apiserver.registry.large import Aside, Room
 from apiserver.registry.measured import Measured
 from apiserver.registry.namespaces import NamespaceController
 from apiserver.registry.reader import Reader
@@ -91,7 +92,8 @@ def create_app(
     gate: Gate = NamespaceGate(store=store, cacher=cacher)
     if extension is not None:
         gate = extension.gate
-    writer = Writer(store=store, gate=gate, clock=clock, rand=rand)
+    aside, room = Aside("large objects"), Room()
+    writer = Writer(store=store, gate=gate, clock=clock, rand=rand, aside=aside, room=room)
     reader = Reader(store=store, cacher=cacher)
 
     @contextlib.asynccontextmanager
@@ -170,6 +172,8 @@ def create_app(
         clock=clock,
         rand=rand,
         min_watch=tuning.min_watch,
+        aside=aside,
+        room=room,
         guard=guard,
         admission=admission,
     )

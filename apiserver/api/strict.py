@@ -17,6 +17,10 @@ from apiserver.api.schemas import CONTAINERS
 
 DEPTH = 100  # levels of nesting; orjson stops at 1024, Python's stack a little later
 NODES = 1_000_000  # values that a YAML document may hold once its aliases are followed
+YAML_LIMIT = (
+    256 << 10
+)  # bytes, as of all annotations together: what is applied by them is no larger
+SHALLOW = 4 << 10  # bytes of YAML that cannot be so deep as to harm
 SPACE = b" \t\n\r"
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
@@ -35,9 +39,19 @@ def decode_json(body: bytes) -> tuple[Any, list[str]]:
 
 
 def decode_yaml(body: bytes) -> tuple[Any, list[str]]:
-    """The same for YAML; dates stay text, as sigs.k8s.io/yaml reads them."""
+    """The same for YAML; dates stay text, as sigs.k8s.io/yaml reads them. 413 if it is large.
+
+    What is JSON, as clients send it for an apply, is read as that: it takes a hundredth of the
+    time, and is not bounded here.
+    """
+    if (found := _json(body)) is not None:
+        return found
+    if len(body) > YAML_LIMIT:
+        raise status.entity_too_large(f"limit of YAML is {YAML_LIMIT}, JSON may be larger")
     try:
         text = body.decode("utf-8")
+        if len(body) > SHALLOW:
+            _check_levels(text)
         loader = _Loader(text)
         try:
             value = loader.get_single_data()
@@ -54,6 +68,33 @@ def decode_yaml(body: bytes) -> tuple[Any, list[str]]:
         raise _unreadable("unexpected end of YAML input", body)
     _check_depth(value)
     return value, loader.duplicates
+
+
+def _json(body: bytes) -> tuple[Any, list[str]] | None:
+    """None for what is no JSON object, and for one whose duplicates YAML has words for."""
+    if not body.lstrip(SPACE).startswith(b"{"):
+        return None
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    _check_depth(value)
+    if not _as_written(body, value) and (doubled := _duplicates(body)):
+        return (value, doubled) if len(body) > YAML_LIMIT else None
+    return value, []
+
+
+def _check_levels(text: str) -> None:
+    """400 for YAML of too many levels, before it is composed: the C library would take a level of
+    its stack for each, and overflow that."""
+    level = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            level += 1
+            if level > DEPTH:
+                raise _too_deep()
+        elif isinstance(event, yaml.CollectionEndEvent):
+            level -= 1
 
 
 def unknown_fields(obj: Any, schema: str) -> list[str]:
@@ -133,7 +174,7 @@ def _check_depth(value: Any) -> None:
     while level:
         depth += 1
         if depth > DEPTH:
-            raise status.bad_request(f"the object is nested more than {DEPTH} levels deep")
+            raise _too_deep()
         level = [
             child
             for item in level
@@ -141,6 +182,10 @@ def _check_depth(value: Any) -> None:
             for child in (item.values() if isinstance(item, dict) else item)
             if isinstance(child, CONTAINERS)
         ]
+
+
+def _too_deep() -> status.StatusError:
+    return status.bad_request(f"the object is nested more than {DEPTH} levels deep")
 
 
 def _as_written(body: bytes, value: Any) -> bool:

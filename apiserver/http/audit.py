@@ -19,14 +19,14 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import storage
-from apiserver.api import duration, latency, protobuf, status, strict
+from apiserver.api import duration, latency, protobuf, status
 from apiserver.audit import event, policy
 from apiserver.audit.event import Record
 from apiserver.audit.outputs import Output
 from apiserver.audit.policy import Policy, Ruling
 from apiserver.auth.attributes import Attributes
 from apiserver.auth.user import ALL_AUTHENTICATED, MASTERS, User
-from apiserver.http import negotiation
+from apiserver.http import body, negotiation, responses
 from apiserver.http.guard import attributes
 
 # Whom kube-apiserver's insecure port took everybody for (`insecure_handler.go`).
@@ -312,7 +312,7 @@ class Trail:
             record.annotations[REASON] = UNDECIDED
         record.annotations |= scope.get("annotations") or {}
         if self._keeps_request:
-            found = self._object(b"".join(self._request), scope["fields"])
+            found = self._object(b"".join(self._request), scope["fields"], scope.get(body.ASKED))
             if self._verb in ("create", "update"):
                 record.name(found)
             if ruling.requests:
@@ -327,23 +327,26 @@ class Trail:
 
     def _answer(self, record: Record) -> Any:
         data = b"".join(self._response)
-        if self._headers.get(b"content-encoding") == b"gzip":
+        said = self._scope.get(responses.ANSWERED)
+        if said is not None:
+            data = said
+        elif self._headers.get(b"content-encoding") == b"gzip":
             data = zlib.decompressobj(GZIP).decompress(data, BODY_LIMIT + 1)
         if max(self._size, len(data)) > BODY_LIMIT:
             record.annotations[event.TRUNCATED] = "true"
             return None
-        return self._object(data, self._headers)
+        return self._object(data, self._headers, said)
 
-    def _object(self, data: bytes, headers: Mapping[bytes, bytes]) -> Any:
-        """None for what is none, and was refused for it."""
+    def _object(self, data: bytes, headers: Mapping[bytes, bytes], said: bytes | None) -> Any:
+        """None for what is none, and was refused for it. YAML is `said` in JSON."""
         media = (
             headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")
         )
         if not data:
             return None
         try:
-            if media in (negotiation.YAML, negotiation.APPLY_PATCH):
-                found = strict.decode_yaml(data)[0]
+            if media in body.YAMLS:
+                found = None if said is None else orjson.loads(said)
             elif media == negotiation.PROTOBUF:
                 found = protobuf.decode(data)
             else:

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import orjson
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from apiserver.api import protobuf, status, strict
 from apiserver.api.managedfields import fieldpath, typed
@@ -11,6 +13,7 @@ from apiserver.api.metadata import BODY_LIMIT
 from apiserver.api.resource import Resource
 from apiserver.api.schemas import DEFINITIONS
 from apiserver.http import negotiation
+from apiserver.registry.large import SMALL, Room
 from apiserver.registry.strategy import Strategy
 
 OBJECT_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
@@ -18,11 +21,17 @@ TEXTS = frozenset({"name", "namespace", "generateName", "resourceVersion", "uid"
 MAPS = frozenset({"labels", "annotations"})
 
 
-async def read(request: Request) -> bytes:
-    """The whole body. 413 above 3 MiB, before anything is decoded."""
+YAMLS = (negotiation.YAML, negotiation.APPLY_PATCH)
+TAKEN = "room"  # in the scope: how many bytes of a request are to be given back
+ASKED = "asked"  # in the scope: what a body in YAML says, as JSON
+
+
+async def read(request: Request, room: Room) -> bytes:
+    """The whole body. 413 above 3 MiB, 429 without room for a large one: before it is decoded."""
     length: bytes = request.scope["fields"].get(b"content-length", b"")
-    if length.isdigit() and int(length) > BODY_LIMIT:
-        raise status.too_large(BODY_LIMIT)
+    known = int(length) if length.isdigit() else 0
+    if known > SMALL:
+        _take(request, room, known)
     chunks, size = [], 0
     while True:
         message = await request.receive()
@@ -30,10 +39,20 @@ async def read(request: Request) -> bytes:
             raise ClientDisconnect
         chunks.append(message.get("body", b""))
         size += len(chunks[-1])
-        if size > BODY_LIMIT:
-            raise status.too_large(BODY_LIMIT)
+        if size > SMALL:
+            _take(request, room, size)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _take(request: Request, room: Room, size: int) -> None:
+    """Take room for so much of a body in all."""
+    if size > BODY_LIMIT:
+        raise status.too_large(BODY_LIMIT)
+    taken = request.scope.get(TAKEN, 0)
+    if size > taken:
+        room.take(size - taken)
+        request.scope[TAKEN] = size
 
 
 class Decoded(NamedTuple):
@@ -47,22 +66,31 @@ class Decoded(NamedTuple):
     valid: bool = False
 
 
-def decode(data: bytes, media: str, strategy: Strategy, validation: str) -> Decoded:
+def parsed(data: bytes, media: str, scope: Scope) -> tuple[Any, list[str]]:
+    """What a body says, and its duplicate fields.
+
+    What YAML says is left in the scope for the audit, which need not read it again.
+    """
+    if media == negotiation.PROTOBUF:
+        return protobuf.decode(data), []
+    if media not in YAMLS:
+        return strict.decode_json(data)
+    found, doubled = strict.decode_yaml(data)
+    if "failure" in scope:
+        scope[ASKED] = orjson.dumps(found)
+    return found, doubled
+
+
+def decode(data: bytes, media: str, strategy: Strategy, validation: str, scope: Scope) -> Decoded:
     """The object of a create or update. `apiVersion` and `kind` may be absent: the URL has them."""
     resource = strategy.resource
-    if media == negotiation.PROTOBUF:
-        parsed: Any = protobuf.decode(data)
-        doubled: list[str] = []
-    elif media == negotiation.YAML:
-        parsed, doubled = strict.decode_yaml(data)
-    else:
-        parsed, doubled = strict.decode_json(data)
-    if not isinstance(parsed, dict):
+    obj, doubled = parsed(data, media, scope)
+    if not isinstance(obj, dict):
         raise status.bad_request(
             f"the object provided is unrecognized (must be of type {resource.kind}):"
             " the body is not an object"
         )
-    version, kind = parsed.get("apiVersion"), parsed.get("kind")
+    version, kind = obj.get("apiVersion"), obj.get("kind")
     if version not in (None, "", resource.api_version):
         raise status.bad_request(
             f"the API version in the data ({version}) does not match the expected API version"
@@ -73,18 +101,19 @@ def decode(data: bytes, media: str, strategy: Strategy, validation: str) -> Deco
             f'{resource.kind} in version "{resource.version}" cannot be handled as a'
             f' {resource.kind}: no kind "{kind}" is registered here: it must be {resource.kind}'
         )
-    if not doubled and strategy.plain(parsed):
-        return Decoded(parsed, [], valid=True)
-    metadata = parsed.setdefault("metadata", {})
+    # The check in one step cannot be interrupted, and of a large object takes up to a second.
+    if not doubled and len(data) <= SMALL and strategy.plain(obj):
+        return Decoded(obj, [], valid=True)
+    metadata = obj.setdefault("metadata", {})
     if metadata is None:
-        parsed["metadata"] = metadata = {}
+        obj["metadata"] = metadata = {}
     if not isinstance(metadata, dict):
         raise status.bad_request(
             f'{resource.kind} in version "{resource.version}" cannot be handled as a'
             f" {resource.kind}: metadata: must be an object"
         )
     _check_types(metadata, resource)
-    return Decoded(*accept(parsed, doubled, strategy, validation))
+    return Decoded(*accept(obj, doubled, strategy, validation))
 
 
 def _check_types(metadata: dict[str, Any], resource: Resource) -> None:
@@ -120,14 +149,14 @@ def decode_patch(data: bytes) -> Any:
 
 
 def decode_applied(
-    data: bytes, strategy: Strategy, validation: str
+    data: bytes, strategy: Strategy, validation: str, scope: Scope
 ) -> tuple[dict[str, Any], list[str]]:
     """The configuration of an apply in canonical spelling, and what is to be warned about.
 
     Its kind and version must be said; what its schema does not know is left in, to be refused.
     """
     resource = strategy.resource
-    applied, doubled = strict.decode_yaml(data)
+    applied, doubled = parsed(data, negotiation.APPLY_PATCH, scope)
     if not isinstance(applied, dict):
         raise status.bad_request("error decoding YAML: the configuration is not an object")
     if validation == "Strict" and doubled:

@@ -26,6 +26,7 @@ from apiserver.http.metrics import Metrics
 from apiserver.http.negotiation import Output
 from apiserver.http.request_info import RequestInfo
 from apiserver.http.watch import Watch
+from apiserver.registry.large import SMALL, Aside, Room
 from apiserver.registry.reader import Reader, check_match
 from apiserver.registry.strategy import Strategy
 from apiserver.registry.writer import Where, Writer, Written
@@ -35,11 +36,18 @@ if TYPE_CHECKING:
     from apiserver.http.admission import Admission
     from apiserver.http.guard import Guard
 
+# Bytes of a body that are decoded at once, by what it is; more of them are decoded in a thread.
+QUICK = {
+    **dict.fromkeys((negotiation.JSON, negotiation.PROTOBUF, *negotiation.PATCHES), SMALL),
+    **dict.fromkeys((negotiation.YAML, negotiation.APPLY_PATCH), 4 << 10),
+}
+
 
 class Resources:
     """The ASGI application; `stopping` ends every watch.
 
-    A watch without a timeout of its own ends after once to twice `min_watch` seconds.
+    A watch without a timeout of its own ends after once to twice `min_watch` seconds. Large bodies
+    must find `room`, and are decoded `aside`.
     """
 
     def __init__(
@@ -54,6 +62,8 @@ class Resources:
         clock: Callable[[], float],
         rand: random.Random,
         min_watch: float,
+        aside: Aside,
+        room: Room,
         guard: "Guard | None" = None,
         admission: "Admission | None" = None,
     ) -> None:
@@ -66,6 +76,9 @@ class Resources:
         self._clock = clock
         self._rand = rand
         self._min_watch = min_watch
+        self._aside = aside
+        self._middling = Aside("bodies")
+        self._room = room
         self._guard = guard
         self._admission = admission
 
@@ -78,8 +91,12 @@ class Resources:
             scope = {**scope, "type": "http", "method": "GET", "websocket": True}
         request = Request(scope, receive)
         serve = getattr(self, f"_{info.verb}")
-        response: ASGIApp = await serve(info, request)
-        await response(scope, receive, send)
+        try:
+            response: ASGIApp = await serve(info, request)
+            await response(scope, receive, send)
+        finally:
+            if body.TAKEN in scope:
+                self._room.give(scope[body.TAKEN])
 
     async def _get(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
@@ -87,6 +104,8 @@ class Resources:
         revision = options.revision(request.scope["query"])
         item = await self._reader.get(info.resource, where.key, info.name, revision)
         response = responses.stored(item.data, info.resource, output, now=self._clock())
+        if isinstance(response, responses.Yaml):
+            return await response.made(_field(request, b"accept-encoding"))
         if responses.compressible(response, _field(request, b"accept-encoding")):
             return await responses.compressed(response)
         return response
@@ -100,6 +119,8 @@ class Resources:
         raw = not output.transform and not output.pretty
         found = await self._reader.list(info.resource, self._view(info, query), asked, raw=raw)
         response = responses.listing(found, info.resource, output, now=self._clock())
+        if isinstance(response, responses.Yaml):
+            return await response.made(_field(request, b"accept-encoding"))
         if responses.compressible(response, _field(request, b"accept-encoding")):
             return await responses.compressed(response)
         return response
@@ -125,9 +146,13 @@ class Resources:
     async def _create(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
         media = negotiation.body(_field(request, b"content-type"))
-        data = await body.read(request)
+        data = await body.read(request, self._room)
         asked = self._writing("CreateOptions", request)
-        obj, warnings, valid = body.decode(data, media, self._strategy(info), asked.validation)
+        given = data, media, self._strategy(info), asked.validation, request.scope
+        if len(data) <= QUICK[media]:
+            obj, warnings, valid = body.decode(*given)
+        else:
+            obj, warnings, valid = await self._apart(data).run(body.decode, *given)
         body.place(obj, info.resource, info.namespace)
         review = await self._review(info, request, "CreateOptions", dry_run=asked.dry_run)
         written = await self._writer.create(
@@ -135,6 +160,7 @@ class Resources:
             obj,
             manager=asked.manager,
             valid=valid,
+            size=len(data),
             dry_run=asked.dry_run,
             admit=review,
         )
@@ -143,9 +169,13 @@ class Resources:
     async def _update(self, info: RequestInfo, request: Request) -> Response:
         output = self._output(request)
         media = negotiation.body(_field(request, b"content-type"))
-        data = await body.read(request)
+        data = await body.read(request, self._room)
         asked = self._writing("UpdateOptions", request)
-        obj, warnings, _ = body.decode(data, media, self._strategy(info), asked.validation)
+        given = data, media, self._strategy(info), asked.validation, request.scope
+        if len(data) <= QUICK[media]:
+            obj, warnings, _ = body.decode(*given)
+        else:
+            obj, warnings, _ = await self._apart(data).run(body.decode, *given)
         body.place(obj, info.resource, info.namespace, info.name)
         review = await self._review(info, request, "UpdateOptions", dry_run=asked.dry_run)
         written = await self._writer.replace(
@@ -153,6 +183,7 @@ class Resources:
             obj,
             manager=asked.manager,
             subresource=info.subresource,
+            size=len(data),
             dry_run=asked.dry_run,
             admit=review,
         )
@@ -161,19 +192,17 @@ class Resources:
     async def _patch(self, info: RequestInfo, request: Request) -> Response:
         media = negotiation.patch(_field(request, b"content-type"))
         output = self._output(request)
-        data = await body.read(request)
+        data = await body.read(request, self._room)
         applying = media == negotiation.APPLY_PATCH
         asked = self._writing("PatchOptions", request, apply=applying)
         if applying:
             return await self._apply(info, request, output, data, asked)
-        change = body.decode_patch(data)
-        warnings: list[str] = []
         told: list[str] = []
         strategy = self._strategy(info)
-
-        if media != negotiation.JSON_PATCH and isinstance(change, dict):
-            # What a patch says in an old spelling must meet the canonical field, not stand beside.
-            change, warnings[:] = strategy.normalise(change)
+        if len(data) <= QUICK[media]:
+            change, warnings = _change(data, media, strategy)
+        else:
+            change, warnings = await self._apart(data).run(_change, data, media, strategy)
 
         def apply(old: dict[str, Any]) -> dict[str, Any]:
             new = _patched(media, old, change, info)
@@ -187,6 +216,7 @@ class Resources:
             apply,
             manager=asked.manager,
             subresource=info.subresource,
+            size=len(data),
             dry_run=asked.dry_run,
             admit=review,
         )
@@ -200,11 +230,11 @@ class Resources:
         data: bytes,
         asked: options.WriteOptions,
     ) -> Response:
-        applied, warnings = body.decode_applied(data, self._strategy(info), asked.validation)
-        if not applied["metadata"].get("name"):
-            applied["metadata"]["name"] = info.name
-        body.place(applied, info.resource, info.namespace, info.name)
-        managedfields.check(applied, info.resource.schema, info.resource.kind)
+        given = data, self._strategy(info), asked.validation, info, request.scope
+        if len(data) <= QUICK[negotiation.APPLY_PATCH]:
+            applied, warnings = _applied(*given)
+        else:
+            applied, warnings = await self._apart(data).run(_applied, *given)
         guard, scope = self._guard, request.scope
         review = await self._review(info, request, "PatchOptions", dry_run=asked.dry_run)
         written = await self._writer.apply(
@@ -213,6 +243,7 @@ class Resources:
             manager=asked.manager,
             force=asked.force,
             subresource=info.subresource,
+            size=len(data),
             dry_run=asked.dry_run,
             may_create=None if guard is None else lambda: guard.admit(scope, info, "create"),
             admit=review,
@@ -278,6 +309,10 @@ class Resources:
             deleted.append(written.data)
         return responses.list_of(deleted, info.resource, found.revision)
 
+    def _apart(self, data: bytes) -> Aside:
+        """Where a body is decoded that takes long; what may be YAML waits for nothing larger."""
+        return self._middling if len(data) <= strict.YAML_LIMIT else self._aside
+
     def _strategy(self, info: RequestInfo) -> Strategy:
         return self._strategies[info.resource.prefix]
 
@@ -332,12 +367,14 @@ class Resources:
         )
 
     async def _deleting(self, request: Request) -> options.DeleteOptions:
-        data = await body.read(request)
+        data = await body.read(request, self._room)
         given: Any = {}
         if data:
             media = negotiation.body(_field(request, b"content-type"))
-            decode = strict.decode_yaml if media == negotiation.YAML else strict.decode_json
-            given, _ = decode(data)
+            if len(data) <= QUICK[media]:
+                given, _ = body.parsed(data, media, request.scope)
+            else:
+                given, _ = await self._apart(data).run(body.parsed, data, media, request.scope)
             if not isinstance(given, dict):
                 raise status.bad_request("DeleteOptions must be an object")
             if given.get("kind") not in (None, "", "DeleteOptions"):
@@ -389,6 +426,27 @@ def _dry_runs(request: Request) -> list[str]:
     """All values of dryRun, of which each must be right."""
     asked = "dryRun" in request.scope["query"]
     return request.query_params.getlist("dryRun") if asked else []
+
+
+def _change(data: bytes, media: str, strategy: Strategy) -> tuple[Any, Sequence[str]]:
+    """What a patch says, and what is to be warned about."""
+    change = body.decode_patch(data)
+    if media == negotiation.JSON_PATCH or not isinstance(change, dict):
+        return change, ()
+    # What a patch says in an old spelling must meet the canonical field, not stand beside.
+    return strategy.normalise(change)
+
+
+def _applied(
+    data: bytes, strategy: Strategy, validation: str, info: RequestInfo, scope: Scope
+) -> tuple[dict[str, Any], list[str]]:
+    """The configuration of an apply, and what is to be warned about."""
+    applied, warnings = body.decode_applied(data, strategy, validation, scope)
+    if not applied["metadata"].get("name"):
+        applied["metadata"]["name"] = info.name
+    body.place(applied, info.resource, info.namespace, info.name)
+    managedfields.check(applied, info.resource.schema, info.resource.kind)
+    return applied, warnings
 
 
 def _patched(media: str, old: dict[str, Any], change: Any, info: RequestInfo) -> dict[str, Any]:

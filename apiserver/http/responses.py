@@ -18,6 +18,8 @@ from apiserver.registry.reader import Listing
 WARNINGS_LIMIT = 4096  # runes of all warnings together; beyond it each is cut to 256
 WARNING_LIMIT = 256
 COMPRESS_FROM = 128 * 1024  # bytes, as upstream
+COMPRESSED = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+ANSWERED = "answered"  # in the scope: what is answered in YAML, as JSON
 
 
 class Json(Response):
@@ -70,9 +72,46 @@ class Items(Response):
         return b"".join(self.parts())
 
 
+class Yaml(Response):
+    """YAML, which takes long to write: in a thread, and when it is sent or `made` before that."""
+
+    media_type = YAML
+
+    def __init__(self, obj: Any, code: int) -> None:
+        self.status_code = code
+        self.background = None
+        self.raw_headers = [(b"content-type", YAML.encode())]
+        self._obj = obj
+        self._json: bytes | None = None
+
+    async def made(self, accept_encoding: str = "") -> "Yaml":
+        """Compressed where that pays and the client takes it."""
+        if self._json is None:
+            await asyncio.to_thread(self._make, "gzip" in accept_encoding)
+        return self
+
+    def _make(self, gzipped: bool) -> None:
+        self.body = encoding.yaml_dump(self._obj)
+        if gzipped and len(self.body) > COMPRESS_FROM:
+            self.body = gzip.compress(self.body, 1, mtime=0)
+            self.headers.update(COMPRESSED)
+        self.headers["Content-Length"] = str(len(self.body))
+        self._json, self._obj = orjson.dumps(self._obj), None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.made()
+        if "failure" in scope:  # the audit, which need not read YAML
+            scope[ANSWERED] = self._json
+        await super().__call__(scope, receive, send)
+
+
 def failure(error: status.StatusError, output: Output) -> Response:
     """A Status, never as a Table, whatever was asked for: every client reads it."""
-    response = _rendered(error.as_json(), output, error.code)
+    if output.media == YAML:
+        told = encoding.yaml_dump(error.as_json())
+        response = Response(told, status_code=error.code, media_type=YAML)
+    else:
+        response = _rendered(error.as_json(), output, error.code)
     response.headers.update(error.headers)
     if error.retry_after:
         response.headers["Retry-After"] = str(error.retry_after)
@@ -183,8 +222,7 @@ def compressible(response: Response, accept_encoding: str) -> bool:
 async def compressed(response: Response) -> Response:
     """The same, compressed in a thread (`writers.go`)."""
     content = await asyncio.to_thread(_compressed, response)
-    headers = {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
-    return Response(content, response.status_code, headers, response.media_type)
+    return Response(content, response.status_code, COMPRESSED, response.media_type)
 
 
 def _compressed(response: Response) -> bytes:
@@ -214,5 +252,5 @@ def _items(found: Listing, resource: Resource) -> Items:
 
 def _rendered(obj: Any, output: Output, code: int) -> Response:
     if output.media == YAML:
-        return Response(encoding.yaml_dump(obj), status_code=code, media_type=YAML)
+        return Yaml(obj, code)
     return Json(encoding.pretty(obj) if output.pretty else encoding.dumps(obj) + b"\n", code)

@@ -17,6 +17,7 @@ from apiserver.api import encoding, latency, managedfields, metadata, status
 from apiserver.api.status import Cause
 from apiserver.registry import prepare
 from apiserver.registry.gate import Gate
+from apiserver.registry.large import SMALL, Aside, Room
 from apiserver.registry.strategy import Json, Strategy
 
 PAGE = 500  # records that emptying a collection reads at once
@@ -71,7 +72,11 @@ class Admit(Protocol):
 
 
 class Writer:
-    """Writes objects through the store; `clock` gives Unix seconds."""
+    """Writes objects through the store; `clock` gives Unix seconds.
+
+    A `size` is how many bytes the client sent. Large objects are looked at `aside`, and those that
+    are read must find `room`.
+    """
 
     def __init__(
         self,
@@ -80,11 +85,15 @@ class Writer:
         gate: Gate,
         clock: Callable[[], float],
         rand: random.Random,
+        aside: Aside | None = None,
+        room: Room | None = None,
     ) -> None:
         self._store = store
         self._gate = gate
         self._clock = clock
         self._rand = rand
+        self._aside = aside or Aside("large objects")
+        self._room = room or Room()
 
     async def create(
         self,
@@ -93,6 +102,7 @@ class Writer:
         *,
         manager: str | None = None,
         valid: bool = False,
+        size: int = 0,
         dry_run: bool = False,
         admit: Admit | None = None,
     ) -> Written:
@@ -125,7 +135,12 @@ class Writer:
             if attempt == 0:
                 origin = self._origin(where, manager) if manager is not None else None
                 now = metadata.now_text(self._clock())
-                prepare.fill(strategy, where.namespace, obj, origin, now=now)
+                if size <= SMALL:
+                    prepare.fill(strategy, where.namespace, obj, origin, now=now)
+                else:
+                    await self._aside.run(
+                        prepare.fill, strategy, where.namespace, obj, origin, now=now
+                    )
                 if admit is not None:
                     with latency.Span(MUTATING):
                         wanted = await admit.mutate(
@@ -136,8 +151,10 @@ class Writer:
                         obj, valid = prepare.owned(strategy, wanted, obj), False
                         meta = obj["metadata"]
                         doubled += [*spoilt, *metadata.dedup_owners(meta)]
-                if not valid:
+                if not valid and size <= SMALL:
                     _check_valid(where, obj)
+                elif not valid:
+                    await self._aside.run(_check_valid, where, obj)
                 if admit is not None:
                     with latency.Span(VALIDATING):
                         await admit.validate("CREATE", str(meta["name"]), obj, None)
@@ -175,6 +192,7 @@ class Writer:
         *,
         manager: str | None = None,
         subresource: str = "",
+        size: int = 0,
         dry_run: bool = False,
         admit: Admit | None = None,
     ) -> Written:
@@ -194,7 +212,7 @@ class Writer:
                 wanted["metadata"]["managedFields"] = managedfields.track(old, wanted, origin)
             return wanted
 
-        return await self._store_change(where, tracked, subresource, dry_run, admit)
+        return await self._store_change(where, tracked, subresource, size, dry_run, admit)
 
     async def apply(
         self,
@@ -204,6 +222,7 @@ class Writer:
         manager: str,
         force: bool,
         subresource: str = "",
+        size: int = 0,
         dry_run: bool = False,
         may_create: Callable[[], Awaitable[None]] | None = None,
         admit: Admit | None = None,
@@ -223,7 +242,7 @@ class Writer:
         resource = where.strategy.resource
         while True:
             try:
-                return await self._store_change(where, merged, subresource, dry_run, admit)
+                return await self._store_change(where, merged, subresource, size, dry_run, admit)
             except status.NotFound:
                 if subresource:
                     raise
@@ -236,7 +255,8 @@ class Writer:
             if may_create is not None:
                 await may_create()
             try:
-                return await self.create(where, merged({}), dry_run=dry_run, admit=admit)
+                made = merged({}) if size <= SMALL else await self._aside.run(merged, {})
+                return await self.create(where, made, size=size, dry_run=dry_run, admit=admit)
             except status.AlreadyExists:
                 continue
 
@@ -245,48 +265,76 @@ class Writer:
         where: Where,
         change: Callable[[Json], Json],
         subresource: str,
+        size: int,
         dry_run: bool,
         admit: Admit | None,
     ) -> Written:
-        resource, name = where.strategy.resource, where.name
         while True:
             record, old = await self._read(where)
-            wanted = change(old)
-            spoilt: list[str] = []
-            if admit is not None:
-                with latency.Span(MUTATING):
-                    changed = await admit.mutate("UPDATE", name, wanted, old)
-                if changed != wanted:
-                    changed, spoilt = prepare.recorded(changed, wanted)
-                    wanted = prepare.known(where.strategy, changed)
-            doubled = metadata.dedup_owners(wanted["metadata"])
-            asked = wanted["metadata"].get("resourceVersion")
-            if asked and _revision(asked) != record.revision:
-                raise status.conflict(resource, name)
-            wanted = prepare.merge(where.strategy, name, old, wanted, subresource)
-            told = (*spoilt, *doubled, *prepare.warnings(where.strategy, wanted, old))
-            if admit is not None:
-                with latency.Span(VALIDATING):
-                    await admit.validate("UPDATE", name, wanted, old)
-            if prepare.gone(where.strategy, wanted):
-                data = await self._remove(where, record, wanted, dry_run=dry_run)
-                if data is None:
-                    continue
-                return Written(data, told, deleted=True)
-            if encoding.canonical(wanted) == encoding.canonical(prepare.unversioned(old)):
-                return Written(encoding.with_revision(record.value, record.revision), told)
-            value = encoding.encode_stored(wanted)
-            if dry_run:
-                return Written(encoding.with_revision(value, record.revision), told)
-            try:
-                revision = await self._store.update(where.key, value, expected=record.revision)
-            except storage.Conflict as error:
-                if asked and error.current is not None:
-                    raise status.conflict(resource, name) from error
-                continue
-            except storage.TooLarge as error:
-                raise _too_large(error) from error
-            return Written(encoding.with_revision(value, revision), told)
+            held = len(record.value)
+            if held <= SMALL:
+                changed = await self._changed(
+                    where, record, old, change, subresource, size > SMALL, dry_run, admit
+                )
+            else:
+                with self._room.taken(held):
+                    changed = await self._changed(
+                        where, record, old, change, subresource, True, dry_run, admit
+                    )
+            if changed is not None:
+                return changed
+
+    async def _changed(
+        self,
+        where: Where,
+        record: storage.Record,
+        old: Json,
+        change: Callable[[Json], Json],
+        subresource: str,
+        large: bool,
+        dry_run: bool,
+        admit: Admit | None,
+    ) -> Written | None:
+        """Change what was read; None if a race was lost."""
+        resource, name = where.strategy.resource, where.name
+        wanted = await self._aside.run(change, old) if large else change(old)
+        spoilt: list[str] = []
+        if admit is not None:
+            with latency.Span(MUTATING):
+                changed = await admit.mutate("UPDATE", name, wanted, old)
+            if changed != wanted:
+                changed, spoilt = prepare.recorded(changed, wanted)
+                wanted = prepare.known(where.strategy, changed)
+        doubled = metadata.dedup_owners(wanted["metadata"])
+        asked = wanted["metadata"].get("resourceVersion")
+        if asked and _revision(asked) != record.revision:
+            raise status.conflict(resource, name)
+        merging = where.strategy, name, old, wanted, subresource
+        wanted = (
+            await self._aside.run(prepare.merge, *merging) if large else prepare.merge(*merging)
+        )
+        told = (*spoilt, *doubled, *prepare.warnings(where.strategy, wanted, old))
+        if admit is not None:
+            with latency.Span(VALIDATING):
+                await admit.validate("UPDATE", name, wanted, old)
+        if prepare.gone(where.strategy, wanted):
+            data = await self._remove(where, record, wanted, dry_run=dry_run)
+            return None if data is None else Written(data, told, deleted=True)
+        same = await self._aside.run(_same, wanted, old) if large else _same(wanted, old)
+        if same:
+            return Written(encoding.with_revision(record.value, record.revision), told)
+        value = encoding.encode_stored(wanted)
+        if dry_run:
+            return Written(encoding.with_revision(value, record.revision), told)
+        try:
+            revision = await self._store.update(where.key, value, expected=record.revision)
+        except storage.Conflict as error:
+            if asked and error.current is not None:
+                raise status.conflict(resource, name) from error
+            return None
+        except storage.TooLarge as error:
+            raise _too_large(error) from error
+        return Written(encoding.with_revision(value, revision), told)
 
     async def delete(
         self,
@@ -419,6 +467,10 @@ class Writer:
             except storage.Conflict:
                 return None
         return encoding.with_revision(encoding.encode_stored(last), revision)
+
+
+def _same(wanted: Json, old: Json) -> bool:
+    return encoding.canonical(wanted) == encoding.canonical(prepare.unversioned(old))
 
 
 def _check_valid(where: Where, obj: Json) -> None:

@@ -13,7 +13,9 @@ import structlog
 
 from apiserver.admission import conditions, judge, policies, quota, webhooks
 from apiserver.admission.call import Answer, Caller, Failed
-from apiserver.admission.cel.evaluator import Evaluator
+from apiserver.admission.cel.evaluator import Budget, Evaluator, Outcome, Result
+from apiserver.admission.cel.evaluator import Failed as Unevaluated
+from apiserver.admission.cel.job import Task
 from apiserver.admission.parameters import Parameters
 from apiserver.admission.policies import Asked, Binding, Policy
 from apiserver.admission.webhooks import Webhook, labels_of
@@ -180,9 +182,11 @@ class Review:
     parameters: Parameters
     warnings: list[str] = field(default_factory=list)
     annotations: dict[str, str] = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
 
     async def mutate(self, operation: str, name: str, obj: Json | None, old: Json | None) -> Json:
         """The object as the webhooks want it; for a delete nothing can change."""
+        self.budget = Budget()  # each object has its own, where there are many
         asked: list[int] = []
         changed_after: set[int] = set()
         for index, webhook in enumerate(self.mutating):
@@ -225,7 +229,13 @@ class Review:
         )
         variables = conditions.variables(self._request(operation, name, obj, old), self.namespace)
         outcome = await judge.judge(
-            self.policies, asked, variables, self.user, self.evaluator, self.parameters
+            self.policies,
+            asked,
+            variables,
+            self.user,
+            self.evaluator,
+            self.parameters,
+            self.budget,
         )
         self.warnings += outcome.warnings
         self.annotations |= outcome.annotations
@@ -241,23 +251,31 @@ class Review:
     ) -> list[Webhook]:
         """403 where that cannot be told of one whose policy is to fail."""
         labels = labels_of(self.namespace or {})
-        return [
+        covering = [
             webhook
             for webhook in found
             if webhook.concerns(operation, self.wanted, labels, (obj, old))
-            and await self._matches(webhook, operation, name, obj, old)
+        ]
+        tasks = [Task(webhook.conditions) for webhook in covering]
+        if not any(task.conditions for task in tasks):
+            return covering
+        variables = conditions.variables(self._request(operation, name, obj, old))
+        try:
+            outcomes = await self.evaluator.evaluate(tasks, variables, self.user, self.budget)
+        except Unevaluated as error:
+            outcomes = [
+                Outcome([Result(error=str(error))] * len(task.conditions), []) for task in tasks
+            ]
+        return [
+            webhook
+            for webhook, outcome in zip(covering, outcomes, strict=True)
+            if self._matches(webhook, outcome.conditions, name)
         ]
 
-    async def _matches(
-        self, webhook: Webhook, operation: str, name: str, obj: Json | None, old: Json | None
-    ) -> bool:
-        if not webhook.conditions:
-            return True
-        request = self._request(operation, name, obj, old)
+    def _matches(self, webhook: Webhook, results: Sequence[Result], name: str) -> bool:
+        """403 where that cannot be told, and its policy is to fail."""
         try:
-            return await conditions.hold(
-                self.evaluator, webhook.conditions, conditions.variables(request), self.user
-            )
+            return conditions.judged(webhook.conditions, results)
         except conditions.Erred as error:
             log.warning(
                 "failed evaluating match conditions",

@@ -7,8 +7,7 @@ else failed; without one, an error is the failure of all.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apiserver.admission.cel.evaluator import Evaluator, Failed, Result
-from apiserver.auth.user import User
+from apiserver.admission.cel.evaluator import Result
 
 OBJECTS = ("object", "oldObject", "uid")  # of an AdmissionRequest, and not of `request`
 OPTIONAL = ("subResource", "requestSubResource", "name", "namespace")  # left out where empty
@@ -19,19 +18,6 @@ Json = dict[str, Any]
 
 class Erred(Exception):
     """They could not be judged, and none was false."""
-
-
-async def hold(
-    evaluator: Evaluator, conditions: Sequence[str], variables: Json, user: User
-) -> bool:
-    """`Erred`."""
-    if not conditions:
-        return True
-    try:
-        results = await evaluator.evaluate(conditions, variables, user)
-    except Failed as failure:
-        raise Erred(str(failure)) from failure
-    return judged(conditions, results)
 
 
 def judged(conditions: Sequence[str], results: Sequence[Result]) -> bool:

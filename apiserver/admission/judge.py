@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import structlog
 
 from apiserver.admission import conditions
-from apiserver.admission.cel.evaluator import Evaluator, Failed, Result
+from apiserver.admission.cel.evaluator import Budget, Evaluator, Failed, Result
+from apiserver.admission.cel.evaluator import Outcome as Evaluated
+from apiserver.admission.cel.job import Task
 from apiserver.admission.parameters import Parameters, Unknown
 from apiserver.admission.policies import Asked, Binding, Policy, Validation
 from apiserver.api import status
@@ -64,6 +66,17 @@ class Outcome:
             raise refusal
 
 
+class _Part(NamedTuple):
+    """A policy with a binding and one of its parameters; `task` is the position of what it asks.
+
+    One with a text in the place of that cannot be evaluated, for that reason.
+    """
+
+    policy: Policy
+    binding: Binding | None
+    task: int | str
+
+
 async def judge(
     in_force: Sequence[tuple[Policy, Sequence[Binding]]],
     asked: Asked,
@@ -71,39 +84,94 @@ async def judge(
     user: User,
     evaluator: Evaluator,
     parameters: Parameters,
+    budget: Budget,
 ) -> Outcome:
-    """`variables` are those of `conditions`."""
+    """`variables` are those of `conditions`. All of them are evaluated in one job."""
+    parts, tasks, params = await _parts(in_force, asked, parameters)
+    try:
+        found = await evaluator.evaluate(tasks, variables, user, budget, params=params)
+    except Failed as error:
+        verdicts = {
+            part.task: Verdict(_failed(part.policy, str(error)))
+            for part in parts
+            if isinstance(part.task, int)
+        }
+    else:
+        verdicts = {
+            part.task: _verdict(part.policy, found[part.task])
+            for part in {part.task: part for part in parts}.values()
+            if isinstance(part.task, int)
+        }
     outcome = Outcome()
+    noted: dict[str, list[str]] = {}
+    for part in parts:
+        if isinstance(part.task, str):
+            _misconfigured(outcome, part.policy, part.binding, part.task)
+            continue
+        assert part.binding is not None
+        verdict = verdicts[part.task]
+        _act(outcome, part.policy, part.binding, verdict)
+        for key, value in verdict.annotations:
+            values = noted.setdefault(f"{part.policy.name}/{key}", [])
+            if value not in values:
+                values.append(value)
+    outcome.annotations |= {key: ", ".join(values) for key, values in noted.items()}
+    return outcome
+
+
+async def _parts(
+    in_force: Sequence[tuple[Policy, Sequence[Binding]]], asked: Asked, parameters: Parameters
+) -> tuple[list[_Part], list[Task], list[Any]]:
+    """With the tasks and the parameters that they speak of; what is the same is there once."""
+    parts: list[_Part] = []
+    tasks: list[Task] = []
+    params: list[Any] = []
+    positions: dict[object, int] = {}
+    read: dict[object, Sequence[Any]] = {}
     for policy, bindings in in_force:
         if not policy.match.covers(asked):
             continue
         if policy.broken:
-            _misconfigured(outcome, policy, None, policy.broken)
+            parts.append(_Part(policy, None, policy.broken))
             continue
-        noted: dict[str, list[str]] = {}
         for binding in bindings:
             if not binding.match.covers(asked):
                 continue
+            reference = binding.reference if policy.kind else None
+            which = (policy.kind, reference) if reference else None
             try:
                 if binding.broken:
                     raise Unknown(binding.broken)
-                found = await parameters.find(
-                    policy.kind, binding.reference, asked.wanted.namespace
-                )
+                if which not in read:
+                    read[which] = await parameters.find(
+                        policy.kind, reference, asked.wanted.namespace
+                    )
             except Unknown as error:
-                _misconfigured(outcome, policy, binding, str(error))
+                parts.append(_Part(policy, binding, str(error)))
                 continue
-            for params in found:
-                verdict = await _evaluated(policy, {**variables, "params": params}, user, evaluator)
-                _act(outcome, policy, binding, verdict)
-                for key, value in verdict.annotations:
-                    values = noted.setdefault(key, [])
-                    if value not in values:
-                        values.append(value)
-        outcome.annotations |= {
-            f"{policy.name}/{key}": ", ".join(values) for key, values in noted.items()
-        }
-    return outcome
+            for number, found in enumerate(read[which]):
+                place = positions.setdefault((which, number), len(params))
+                if place == len(params):
+                    params.append(found)
+                task = positions.setdefault((policy.name, place), len(tasks))
+                if task == len(tasks):
+                    tasks.append(_task(policy, place))
+                parts.append(_Part(policy, binding, task))
+    return parts, tasks, params
+
+
+def _task(policy: Policy, params: int) -> Task:
+    messages = (found.message_expression for found in _with_messages(policy))
+    expressions = (
+        *(found.expression for found in policy.validations),
+        *messages,
+        *(expression for _, expression in policy.annotations),
+    )
+    return Task(policy.conditions, expressions, policy.variables, params)
+
+
+def _with_messages(policy: Policy) -> list[Validation]:
+    return [found for found in policy.validations if found.message_expression]
 
 
 def _misconfigured(outcome: Outcome, policy: Policy, binding: Binding | None, why: str) -> None:
@@ -148,19 +216,13 @@ def _failure(policy: Policy, binding: Binding, denial: Denial) -> str:
     return json.dumps([found], separators=(",", ":"), ensure_ascii=False)
 
 
-async def _evaluated(policy: Policy, variables: Json, user: User, evaluator: Evaluator) -> Verdict:
-    messages = [found for found in policy.validations if found.message_expression]
-    expressions = [
-        *(found.expression for found in policy.validations),
-        *(found.message_expression for found in messages),
-        *(expression for _, expression in policy.annotations),
-    ]
+def _verdict(policy: Policy, found: Evaluated) -> Verdict:
     try:
-        if not await conditions.hold(evaluator, policy.conditions, variables, user):
+        if not conditions.judged(policy.conditions, found.conditions):
             return Verdict()
-        results = await evaluator.evaluate(expressions, variables, user, composed=policy.variables)
-    except (conditions.Erred, Failed) as error:
+    except conditions.Erred as error:
         return Verdict(_failed(policy, str(error)))
+    results, messages = found.results, _with_messages(policy)
     judged = results[: len(policy.validations)]
     said = dict(zip(messages, results[len(judged) :], strict=False))
     denials: list[Denial] = []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from apiserver.admission import policies
-from apiserver.admission.cel.evaluator import Evaluator
+from apiserver.admission.cel.evaluator import Budget, Evaluator
 from apiserver.admission.judge import FAILURE, Outcome, judge
 from apiserver.admission.parameters import Parameters
 from apiserver.admission.policies import Asked
@@ -46,7 +46,7 @@ async def judged(
     in_force = policies.in_force([policy], bound)
     variables = {"object": OBJECT, "oldObject": None, "request": {}, "authorizer": {}}
     nowhere = Parameters(None)  # type: ignore[arg-type]
-    return await judge(in_force, ASKED, variables, User("bob"), evaluator, nowhere)
+    return await judge(in_force, ASKED, variables, User("bob"), evaluator, nowhere, Budget())
 
 
 def noting(*expressions: str) -> list[dict[str, str]]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +215,70 @@ async def test_a_policy_may_only_warn_and_note(
         assert made.headers["warning"] == (
             "299 - \"Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': no web\""
         )
+
+
+async def test_many_policies_are_judged_in_a_moment(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    harmless = {"expression": "object.metadata.annotations.size() == variables.many"}
+    many = {"name": "many", "expression": "object.metadata.annotations.size()"}
+    made = policy(name)
+    made["metadata"]["annotations"] = {f"a.example/{n}": "x" * 200 for n in range(1000)}
+    made["spec"]["ingress"] = [
+        {"from": [{"namespaces": {"number": f"{n}-{m}"}} for m in range(10)]} for n in range(4000)
+    ]
+    policies, bindings = KINDS
+    loop = asyncio.get_running_loop()
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(60):
+            spec = {
+                "matchConstraints": {"resourceRules": [RULE]}, "variables": [many],
+                "validations": [harmless, {"expression": f"object != {number}"}],
+            }  # fmt: skip
+            put = {"policyName": f"p{number}", "validationActions": ["Deny"]}
+            found = {
+                policies: (f"p{number}", {"spec": spec}), bindings: (f"b{number}", {"spec": put}),
+            }  # fmt: skip
+            for kind, (which, obj) in found.items():
+                await world.place.control("admission", obj, kind=kind, name=which)
+                stack.push_async_callback(world.place.control, "admission", kind=kind, name=which)
+        await asyncio.sleep(0.5)
+        times = []
+        for _ in range(3):
+            begun = loop.time()
+            answer = await admin.post(POLICIES, json=made, params={"dryRun": "All"})
+            times.append(loop.time() - begun)
+            assert answer.status_code == 201, answer.text
+    assert min(times) < 3
+    await asyncio.sleep(0.3)
+
+
+async def test_an_evaluating_process_that_was_killed_is_replaced(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    pid = world.replica.pid
+    async with bound(world, {"expression": "true"}):
+        for number in range(10):
+            ours: list[int] = []
+            while not ours:  # what is being killed may still have answered
+                answer = await admin.post(POLICIES, json=policy(name), params={"dryRun": "All"})
+                assert answer.status_code == 201, answer.text
+                ours = evaluating(pid)
+            for victim in ours if number % 2 else evaluating(ours[0]):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+
+
+def evaluating(parent: int) -> list[int]:
+    """Its children of that kind."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    children = [pid for task in tasks for pid in task.read_text().split()]
+    found = []
+    for pid in children:
+        with contextlib.suppress(FileNotFoundError):  # it has ended
+            if b"cel.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
 
 async def test_policies_come_between_the_webhooks(

@@ -21,23 +21,28 @@ class Unanswered(Exception):
 
 
 class Checks:
-    """`answers` are by question; `asked` what there was no answer for."""
+    """`answers` are by question; `asked` what there was no answer for.
+
+    It begins with each policy or webhook, which have their checks each.
+    """
 
     def __init__(self) -> None:
         self.answers: Mapping[str, Json] = {}
         self.asked: list[str] = []
+        self._made: set[str] = set()
 
     def begin(self, answers: Mapping[str, Json]) -> None:
-        self.answers, self.asked = answers, []
+        self.answers, self.asked, self._made = answers, [], set()
 
     def check(self, wanted: Json, verb: str) -> Json:
         if not {"path", "resource"} & wanted.keys():
             raise ValueError("no such overload: check")
         question = json.dumps({**wanted, "verb": verb}, sort_keys=True)
+        if question not in self._made and len(self._made) >= MOST:
+            raise ValueError(f"more than {MOST} authorization checks")
+        self._made.add(question)
         if question in self.answers:
             return self.answers[question]
-        if len(self.answers) + len(self.asked) >= MOST:
-            raise ValueError(f"more than {MOST} authorization checks")
         if question not in self.asked:
             self.asked.append(question)
         raise Unanswered("the authorization check is not answered")

@@ -14,7 +14,7 @@ from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_option
 
 from apiserver.admission.cel.library import Function
 
-PROGRAMS = 2048  # compiled expressions that are kept
+PROGRAMS = 4096  # compiled expressions that are kept
 VARIABLES = {
     "object": cel.Type.DYN,  # null in a delete
     "oldObject": cel.Type.DYN,  # null in a create
@@ -22,8 +22,12 @@ VARIABLES = {
     "params": cel.Type.DYN,
     "request": cel.Type.MAP,
     "authorizer": cel.Type.MAP,
-    "variables": cel.Type.MAP,
+    "variables": cel.Type.MAP,  # a policy's own
 }
+
+# What differs between policies is kept out of the activation, which converts what it has once: the
+# object, above all. `cel.bind` is lazy.
+BOUND = "cel.bind(variables, bound__variables(), cel.bind(params, bound__params(), (%s\n)))"
 
 Json = dict[str, Any]
 
@@ -37,12 +41,18 @@ class Failed(Exception):
 
 
 class Environment:
-    """Compiles each expression once."""
+    """Compiles each expression once. `variables` and `params` are what the bound ones find."""
 
     def __init__(self, functions: Iterable[Function]) -> None:
+        self.variables: Json = {}
+        self.params: Any = None
+        binding = (
+            Function("bound__variables", (), "MAP", lambda: self.variables, member=False),
+            Function("bound__params", (), "DYN", lambda: self.params, member=False),
+        )
         self._env = cel.NewEnv(
             variables=VARIABLES,
-            functions=_declared(functions),
+            functions=_declared((*functions, *binding)),
             extensions=[
                 ext_bindings.ExtBindings(),
                 ext_encoders.ExtEncoders(),
@@ -57,11 +67,17 @@ class Environment:
     def activation(self, variables: Mapping[str, Any]) -> Any:
         return self._env.Activation(variables)
 
-    def run(self, expression: str, activation: Any) -> Any:
-        """The runtime's value. `Failed`."""
+    def program(self, expression: str, *, bound: bool = False) -> Any:
+        """`Failed` where it is no expression."""
         program = self._compiled(expression)
+        if bound and not isinstance(program, str):
+            program = self._compiled(BOUND % expression)
         if isinstance(program, str):
             raise Failed(f"compilation error: {program}", compiled=False)
+        return program
+
+    def run(self, program: Any, expression: str, activation: Any) -> Any:
+        """The runtime's value. `Failed`."""
         try:
             found = program.eval(activation)
             if found.type() != cel.Type.ERROR:
@@ -70,13 +86,6 @@ class Environment:
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
             why = str(error)
         raise Failed(f"expression '{expression}' resulted in error: {_upstream(why)}")
-
-    def evaluate(self, expression: str, activation: Any) -> Json:
-        """Its `value`, or its `error`; `compiled` tells whether it was an expression at all."""
-        try:
-            return {"value": _plain(self.run(expression, activation))}
-        except Failed as failure:
-            return {"error": str(failure), "compiled": failure.compiled}
 
     def _compile(self, expression: str) -> Any:
         """The program; or why there is none."""
@@ -98,14 +107,6 @@ def _declared(functions: Iterable[Function]) -> list[Any]:
         )
         overloads.setdefault(function.name, []).append(made)
     return [cel.FunctionDecl(name, made) for name, made in overloads.items()]
-
-
-def _plain(found: Any) -> Any:
-    """A scalar of JSON; of anything else the name of its type, in a list."""
-    value = found.plain_value()
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return [found.type().name()]
 
 
 def _upstream(why: str) -> str:

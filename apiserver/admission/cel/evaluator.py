@@ -2,34 +2,34 @@
 
 import asyncio
 import contextlib
-import signal
-import struct
 import sys
 from asyncio import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 import structlog
 
+from apiserver.admission.cel.job import LENGTH, SHORTEST, SPENT, Task, exceeded, numbered
+from apiserver.admission.cel.turns import Turns
 from apiserver.api import selectors, status
 from apiserver.auth.attributes import Attributes
 from apiserver.auth.authorize import Authorizer, Undecided
 from apiserver.auth.user import User
 
 WORKERS = 2  # at once: who writes something costly must not hold up all others
+SECONDS = 1.0  # of processor time for a write; upstream's budget is meant to be about as much
+DEATHS = 8  # of processes, by a job: each halves what the next may take
 ROUNDS = 8  # checks that depend on the answers of others
 ATTEMPTS = 2
 LONGEST = 20.0  # seconds, for a machine that is busy: the processor's time is what counts
 REPORTED = 1000  # expressions that do not compile
 LOGGED = 200  # characters of one
-LENGTH = struct.Struct(">I")
 MODULE = "apiserver.admission.cel.worker"
 
 log = structlog.get_logger()
 
 Json = dict[str, Any]
-Composed = Sequence[tuple[str, str]]
 Requirements = tuple[selectors.Requirement, ...]
 
 
@@ -44,49 +44,62 @@ class Result(NamedTuple):
     error: str = ""
 
 
+class Outcome(NamedTuple):
+    """Of a task. `results` are those of its expressions; none where a condition was not true."""
+
+    conditions: list[Result]
+    results: list[Result]
+
+
+class Budget:
+    """What one write has left, in seconds of processor time."""
+
+    def __init__(self) -> None:
+        self.left = SECONDS
+
+
 class Evaluator:
     """Starts its processes when the first expression is met."""
 
     def __init__(self, authorizer: Authorizer) -> None:
         self._authorizer = authorizer
-        self._free = asyncio.Semaphore(WORKERS)
+        self._turns = Turns(WORKERS)
         self._idle: list[subprocess.Process] = []
         self._reported: set[str] = set()
 
     async def evaluate(
         self,
-        expressions: Sequence[str],
+        tasks: Sequence[Task],
         variables: Json,
         user: User,
+        budget: Budget,
         *,
-        composed: Composed = (),
-    ) -> list[Result]:
-        """In their order; `composed` are named expressions that they find in `variables`. `Failed`.
+        params: Sequence[Any] = (),
+    ) -> list[Outcome]:
+        """In their order. `Failed`; 429 where too much waits already.
 
-        `user` is who is asked about by the authorizer's checks.
+        `user` is who is asked about by the authorizer's checks, and whose turn it is.
         """
-        answers: dict[str, Json] = {}
+        if not tasks:
+            return []
+        job = _Job(tasks, {"variables": variables, "params": params})
         for _ in range(ROUNDS):
-            job = {
-                "expressions": expressions,
-                "variables": variables,
-                "composed": composed,
-                "answers": answers,
-            }
-            found = await self._work(job)
-            if not found["asked"]:
-                return self._results(expressions, found["results"])
-            asked = await asyncio.gather(*(self._check(user, text) for text in found["asked"]))
-            answers |= zip(found["asked"], asked, strict=True)
+            if budget.left >= SHORTEST:
+                await self._work(job, user, budget)
+            if not job.asked:
+                self._report(job)
+                return job.outcomes()
+            answers = await asyncio.gather(*(self._check(user, text) for text in job.questions()))
+            job.answer(answers)
         raise Failed(f"authorization checks depend on one another more than {ROUNDS} times")
 
     async def close(self) -> None:
         for process in self._idle:
             await _end(process)
 
-    def _results(self, expressions: Sequence[str], found: Sequence[Json]) -> list[Result]:
-        for expression, result in zip(expressions, found, strict=True):
-            if not result.get("compiled", True) and expression not in self._reported:
+    def _report(self, job: "_Job") -> None:
+        for expression, result in job.uncompiled():
+            if expression not in self._reported:
                 if len(self._reported) < REPORTED:
                     self._reported.add(expression)
                 log.error(
@@ -95,39 +108,42 @@ class Evaluator:
                     error=result["error"],
                     reason="BadExpression",
                 )
-        return [Result(item.get("value"), item.get("error", "")) for item in found]
 
-    async def _work(self, job: Json) -> Json:
-        try:
-            data = orjson.dumps(job)
-        except TypeError as error:
-            raise Failed(str(error)) from error
-        async with self._free:
-            for _ in range(ATTEMPTS):
-                process = await self._process()
-                try:
-                    async with asyncio.timeout(LONGEST):
-                        found = await _exchange(process, data)
-                    self._idle.append(process)
-                    return found
-                except (asyncio.IncompleteReadError, OSError) as error:
-                    late = isinstance(error, TimeoutError)
-                    await _end(process, kill=late)
-                    log.error(
-                        "an evaluation was ended",
-                        ended=process.returncode,
-                        reason="EvaluationEnded",
-                    )
-                    # Another's doing, perhaps while it waited, is no fault of the expression.
-                    if late or process.returncode != -signal.SIGKILL:
-                        break
-                except BaseException:
-                    await _end(process)  # its answer would be taken for that to the next job
-                    raise
-        raise Failed(
-            "validation failed due to running out of cost budget, no further validation rules"
-            " will be run"
-        )
+    async def _work(self, job: "_Job", user: User, budget: Budget) -> None:
+        who = _flow(user.name)
+        async with self._turns.take(who, lambda: len(job.encoded())):
+            before, data = budget.left, job.encoded()
+            try:
+                await self._tried(job, data, budget)
+            finally:
+                self._turns.charge(who, before - budget.left)
+
+    async def _tried(self, job: "_Job", data: bytes, budget: Budget) -> None:
+        """`Failed`."""
+        for _ in range(ATTEMPTS):
+            process = await self._process()
+            try:
+                async with asyncio.timeout(LONGEST):
+                    await _exchange(process, job, data, budget)
+            except Failed:
+                self._idle.append(process)
+                raise
+            # uvloop has a RuntimeError for a process that is gone.
+            except (asyncio.IncompleteReadError, OSError, RuntimeError, ValueError) as error:
+                await _end(process)
+                log.error(
+                    "an evaluation was ended", ended=process.returncode, reason="EvaluationEnded"
+                )
+                if isinstance(error, TimeoutError):
+                    break
+                # Another's doing, perhaps while it waited, is no fault of an expression.
+            except BaseException:
+                await _end(process)  # its answer would be taken for that to the next job
+                raise
+            else:
+                self._idle.append(process)
+                return
+        raise Failed(SPENT)
 
     async def _process(self) -> subprocess.Process:
         """One that waits for a job."""
@@ -135,6 +151,7 @@ class Evaluator:
             process = self._idle.pop()
             if process.returncode is None:
                 return process
+            await _end(process)
         return await _start()
 
     async def _check(self, user: User, text: str) -> Json:
@@ -202,7 +219,7 @@ async def _start() -> subprocess.Process:
     try:
         async with asyncio.timeout(LONGEST):
             await _receive(process)
-    except (OSError, asyncio.IncompleteReadError) as error:
+    except (OSError, RuntimeError, asyncio.IncompleteReadError) as error:
         await _end(process)
         raise Failed("the process to evaluate in does not start") from error
     except BaseException:
@@ -211,12 +228,29 @@ async def _start() -> subprocess.Process:
     return process
 
 
-async def _exchange(process: subprocess.Process, data: bytes) -> Json:
+async def _exchange(process: subprocess.Process, job: "_Job", data: bytes, budget: Budget) -> None:
+    """`Failed` where it cannot be read."""
     assert process.stdin is not None
-    process.stdin.write(LENGTH.pack(len(data)) + data)
-    await process.stdin.drain()
-    found: Json = orjson.loads(await _receive(process))
-    return found
+    for _ in range(DEATHS):
+        head = job.head(budget.left)
+        process.stdin.write(LENGTH.pack(len(head)) + head + LENGTH.pack(len(data)))
+        process.stdin.write(data)
+        await process.stdin.drain()
+        while True:
+            told: Json = orjson.loads(await _receive(process))
+            budget.left -= told.get("used", 0.0)
+            if "died" in told:
+                break
+            job.known |= told["results"]
+            if "asked" in told:
+                job.asked = told["asked"]
+                return
+        if told["died"] < 0:
+            raise Failed(SPENT)
+        log.warning("an expression takes too much", used=told["used"])
+        job.give_up(told["died"])
+        if budget.left < SHORTEST:
+            return
 
 
 async def _receive(process: subprocess.Process) -> bytes:
@@ -225,13 +259,91 @@ async def _receive(process: subprocess.Process) -> bytes:
     return await process.stdout.readexactly(size)
 
 
-async def _end(process: subprocess.Process, *, kill: bool = True) -> None:
-    """One that ends by itself is sent no signal: it would be lost how it ended."""
-    if kill:
+async def _end(process: subprocess.Process) -> None:
+    if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            process.kill()
+            process.kill()  # and with it its child, which evaluates
     await process.wait()
     if process.stdin is not None:
         process.stdin.close()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):
             await process.stdin.wait_closed()
+
+
+def _flow(user: str) -> str:
+    """Who has a turn: whoever may make service accounts in a namespace has one with all of them."""
+    parts = user.split(":")
+    return ":".join(parts[:3]) if parts[:2] == ["system", "serviceaccount"] else user
+
+
+class _Job:
+    """What is known of the results, by step, and which `asked` something, by task."""
+
+    def __init__(self, tasks: Sequence[Task], found: Json) -> None:
+        self.known: dict[str, Json] = {}
+        self.asked: dict[str, list[str]] = {}
+        self._tasks = tasks
+        self._found = found
+        self._given_up: set[str] = set()
+        self._answers: dict[str, Json] = {}
+
+    def encoded(self) -> bytes:
+        """`Failed`."""
+        try:
+            return orjson.dumps(self._found)
+        except TypeError as error:
+            raise Failed(str(error)) from error
+
+    def head(self, seconds: float) -> bytes:
+        head = {
+            "tasks": [tuple(task) for task in self._tasks],
+            "answers": self._answers,
+            "known": self.known,
+            "seconds": seconds,
+        }
+        return orjson.dumps(head)
+
+    def give_up(self, step: int) -> None:
+        for first, task in reversed([*numbered(self._tasks)]):
+            if step >= first:
+                composed = (expression for _, expression in task.composed)
+                expression = [*task.conditions, *task.expressions, *composed][step - first]
+                self.known[str(step)] = {"error": exceeded(expression)}
+                self._given_up.add(str(step))
+                return
+
+    def questions(self) -> list[str]:
+        return list(dict.fromkeys(text for asked in self.asked.values() for text in asked))
+
+    def answer(self, answers: Sequence[Json]) -> None:
+        """What asked is evaluated once more."""
+        self._answers |= zip(self.questions(), answers, strict=True)
+        for number, (first, task) in enumerate(numbered(self._tasks)):
+            if str(number) in self.asked:
+                for step in range(first, first + len(task.conditions) + len(task.expressions)):
+                    if str(step) not in self._given_up:
+                        self.known.pop(str(step), None)
+        self.asked = {}
+
+    def uncompiled(self) -> Iterator[tuple[str, Json]]:
+        for first, task in numbered(self._tasks):
+            for step, expression in enumerate((*task.conditions, *task.expressions), first):
+                found = self.known.get(str(step), {})
+                if not found.get("compiled", True):
+                    yield expression, found
+
+    def outcomes(self) -> list[Outcome]:
+        """What there was no time for has an error."""
+
+        def result(step: int) -> Result:
+            found = self.known.get(str(step), {"error": SPENT})
+            return Result(found.get("value"), found.get("error", ""))
+
+        made = []
+        for first, task in numbered(self._tasks):
+            then = first + len(task.conditions)
+            conditions = [result(step) for step in range(first, then)]
+            hold = all(found.value is True for found in conditions)
+            steps = range(then, then + len(task.expressions)) if hold else ()
+            made.append(Outcome(conditions, [result(step) for step in steps]))
+        return made

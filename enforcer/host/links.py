@@ -52,7 +52,7 @@ class Links:
         self._route.close()
 
     def _heard(self) -> bool:
-        """False where announcements were lost."""
+        """False where that is not everything."""
         complete = True
         while True:
             try:
@@ -65,14 +65,18 @@ class Links:
                 complete = False
                 continue
             for item in wire.messages(data):
-                self._take(item)
+                complete = self._take(item) and complete
 
-    def _take(self, item: wire.Message) -> None:
+    def _take(self, item: wire.Message) -> bool:
+        """False where it may concern another device of which nothing is announced."""
         # A bridge tells of its ports too, in its own family and not everything.
         if item.body[:1] != bytes((socket.AF_UNSPEC,)):
-            return
+            return True
         if item.kind == rtnetlink.NEWLINK:
             link = rtnetlink.link(item.body)
             self._links[link.index] = link
         elif item.kind == rtnetlink.DELLINK:
-            self._links.pop(rtnetlink.link(item.body).index, None)
+            gone = self._links.pop(rtnetlink.link(item.body).index, None)
+            # It may have moved to another namespace: then the end that stays leads there.
+            return gone is None or gone.away
+        return True

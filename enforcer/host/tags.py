@@ -179,7 +179,7 @@ class _Found(NamedTuple):
 
 def _found(nft: Netlink) -> _Found | None:
     for body in _dump(nft, batch.GETTABLE):
-        parts = wire.attributes(body[4:])
+        parts = wire.attributes(body)
         if wire.string(parts.get(1, b"")) == TABLE:
             told = parts.get(6, b"")
             return _Found(wire.string(told[2:]) if told[:1] == b"\0" else "", body)
@@ -189,7 +189,7 @@ def _found(nft: Netlink) -> _Found | None:
 def _image(nft: Netlink) -> Image:
     table = _found(nft)
     named = wire.text(1, TABLE)
-    chains = [body for body in _dump(nft, batch.GETCHAIN) if body[4:].startswith(named)]
+    chains = [body for body in _dump(nft, batch.GETCHAIN) if body.startswith(named)]
     rules = list(_dump(nft, batch.GETRULE, named))
     return (b"" if table is None else table.body, *chains, *rules)
 
@@ -198,14 +198,16 @@ def _elements(nft: Netlink) -> frozenset[int]:
     asked = wire.text(1, TABLE) + wire.text(2, _PORTS)
     found = set()
     for body in _dump(nft, batch.GETELEMENT, asked):
-        for _, item in wire.listed(wire.attributes(body[4:]).get(3, b"")):
+        for _, item in wire.listed(wire.attributes(body).get(3, b"")):
             key = wire.attributes(wire.attributes(item).get(1, b"")).get(1, bytes(4))
             found.add(struct.unpack("=I", key)[0])
     return frozenset(found)
 
 
 def _dump(nft: Netlink, kind: int, asked: bytes = b"") -> Iterator[bytes]:
-    return nft.dump(batch.SUBSYSTEM << 8 | kind, batch.header(_FAMILY) + asked)
+    """The attributes of each; the header in front has the generation of the ruleset in it."""
+    for body in nft.dump(batch.SUBSYSTEM << 8 | kind, batch.header(_FAMILY) + asked):
+        yield body[4:]
 
 
 def _message(kind: int, flags: int, *attributes: bytes) -> Message:

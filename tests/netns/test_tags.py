@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+import errno
 import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ import pytest
 from enforcer import guards
 from enforcer.host import devices, links, tags
 from enforcer.host.finding import Finding, Severity
-from enforcer.host.netlink import NETFILTER, Netlink
+from enforcer.host.netlink import NETFILTER, Message, Netlink
 from enforcer.host.rtnetlink import Link
 from enforcer.host.tags import Kept, Tags
 from enforcer.nft.kernel import Kernel
@@ -255,6 +256,43 @@ def test_a_table_that_others_may_change_is_mended(node: World, harm: str) -> Non
         made.close()
 
 
+def test_what_others_do_elsewhere_and_what_ports_do_is_no_change_of_the_table(
+    node: World, guard: Guarded
+) -> None:
+    guard()
+
+    def rule() -> str:
+        return nft(node, "-a", "list", "chain", "bridge", "netpol", "prerouting")
+
+    before = rule()
+    nft(node, "add table bridge other")
+    assert guard(whole=True) == FINE
+    node.plug("three", ("10.66.0.13", "fd66::13"), gateways=GATEWAYS)
+    assert guard() == FINE
+    nft(node, "delete table bridge other")
+    assert guard(whole=True) == FINE
+    node.plug("four", ("10.66.0.14", "fd66::14"), gateways=GATEWAYS)
+    assert guard(whole=True) == FINE
+    assert rule() == before
+
+
+def test_where_tables_have_no_owner_it_is_set_without(
+    node: World, guard: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As before Linux 6.9."""
+    commit = Netlink.commit
+
+    def old(self: Netlink, messages: Sequence[Message]) -> None:
+        if any(b"\x08\0\2\0\0\0\0\6" in body for *_, body in messages):
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        commit(self, messages)
+
+    monkeypatch.setattr(Netlink, "commit", old)
+    assert guard() == FINE
+    assert "flags" not in nft(node, "list", "table", "bridge", "netpol")
+    assert through(node) == []
+
+
 def test_a_change_after_the_table_was_harmed_mends_it(node: World) -> None:
     made = Tags(owned=False)
     guard = Guarded(node, made)
@@ -404,6 +442,22 @@ async def test_a_new_port_is_guarded_within_milliseconds(node: World) -> None:
             took.append(await until(lambda before=before: guarded_ports(node) > before))  # type: ignore[misc]
         assert guarded_ports(node) == 7
     assert min(took) < 0.05, took
+
+
+async def test_a_port_is_guarded_that_leads_to_a_pod_only_later(node: World) -> None:
+    """Of a device that moves, the kernel announces nothing about its other end."""
+    pod = node.hosts["two"].netns
+    async with watching(node, Status(node="n")):
+        await until(lambda: guarded_ports(node) == 2)
+        configure(
+            node.node.netns,
+            "link add late type veth peer name inner",
+            f"link set late master {BRIDGE}",
+        )
+        configure(node.node.netns, f"link set inner netns {pod}")
+        assert await until(lambda: guarded_ports(node) == 3) < 2
+        configure(pod, "link del inner")
+        assert await until(lambda: guarded_ports(node) == 2) < 2
 
 
 async def test_many_ports_at_once_are_all_guarded(

@@ -131,7 +131,8 @@ class Auditor:
 class Trail:
     """One request: `begin` once it is known who asks for what, `end` when all is sent.
 
-    Where it waits for its events, the last of them is kept before the last of its response is sent.
+    Where it waits for its events, the last of them is kept before the last of its response is sent,
+    and before the first of it where that is one piece.
     """
 
     def __init__(self, auditor: Auditor, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,8 +142,9 @@ class Trail:
         self._send = send
         self._received = auditor.clock()
         scope["failure"] = None  # where the Status of a failure is to be left
-        self._begun = self._ended = False
+        self._begun = self._ended = self._late = False
         self._pending: list[Pending] = []
+        self._head: Message | None = None  # of a response, until what follows it may be sent
         self._spent = latency.opened()
         self._ruling = policy.NOTHING
         self._record: Record | None = None  # none where nothing is kept
@@ -168,14 +170,30 @@ class Trail:
             self._headers = dict(message.get("headers", ()))
             if self._verb == "watch":
                 self._safely(self._started)
+            elif self._auditor.waits:
+                self._head = message
+                return
         elif kind in BODIES:
             if self._keeps_response:
                 self._keep(message.get("body", b""))
             if self._auditor.waits and not message.get("more_body"):
                 self._finish()
-        if self._pending:
+        if self._pending and not self._late:
             await self._settled()
+        if self._head is not None:
+            head, self._head = self._head, None
+            await self._send(head)
         await self._send(message)
+
+    def withdrawn(self) -> bool:
+        """Whether what was answered has not been sent; then it never is."""
+        head, self._head = self._head, None
+        return head is not None
+
+    async def ending(self) -> None:
+        """Wait until the last event of a watch is kept, before its end is sent."""
+        self._finish()
+        await self._settled()
 
     def begin(self) -> None:
         """Judge the request. A user is in the scope by now, where there are users."""
@@ -199,7 +217,8 @@ class Trail:
         return held
 
     def failed(self, error: Exception) -> None:
-        """The request raised an error."""
+        """The request raised an error. One whose time is over waits for nothing any more."""
+        self._late = isinstance(error, status.StatusError) and error.code == 504
         if not isinstance(error, FORESEEN):
             self._panic = str(error)
 
@@ -207,6 +226,7 @@ class Trail:
         """Write the last stage, unless that is done."""
         self._finish()
         del self._scope["failure"]  # its trace knows the scope: a cycle of all of it
+        self._scope.pop("ending", None)
 
     def _finish(self) -> None:
         """A request that has not begun was refused before."""
@@ -245,6 +265,8 @@ class Trail:
                 self._write(record, "RequestReceived", self._received)
         if not self._keeps_response and (not auditor.waits or wanted.verb == "watch"):
             scope["send_body"] = self._send
+        if auditor.waits and wanted.verb == "watch":
+            scope["ending"] = self.ending
 
     def _recorded(self, user: User | None, wanted: Attributes) -> Record:
         scope = self._scope

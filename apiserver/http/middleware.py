@@ -100,7 +100,7 @@ class Envelope:
         except Exception as error:
             if trail is not None:
                 trail.failed(error)
-            if code:
+            if code and (trail is None or not trail.withdrawn()):
                 raise
             await _fail(error, scope, receive, answer)
         finally:
@@ -193,7 +193,7 @@ def failed(error: Exception, scope: Scope) -> Response:
     found = _status(error, scope["audit"])
     if "failure" in scope:  # the audit asks for it
         scope["failure"] = found
-    return responses.failure(found, output)
+    return responses.with_warnings(responses.failure(found, output), scope.get("warnings", ()))
 
 
 async def _fail(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:

@@ -58,18 +58,18 @@ class Items(Response):
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         body: Send = scope["send_body"]
-        for part in self.parts():
+        for part in self._parts():
             await body({"type": "http.response.body", "body": part, "more_body": True})
-        await body({"type": "http.response.body", "body": b"", "more_body": False})
+        # The client has all of it with this: nothing may follow that has to wait.
+        await body({"type": "http.response.body", "body": encoding.LIST_END})
 
-    def parts(self) -> Iterator[bytes]:
+    def _parts(self) -> Iterator[bytes]:
         yield self._head
         for index, run in enumerate(self._runs):
             yield run.encode() if index else run.encode()[1:]
-        yield encoding.LIST_END
 
     def whole(self) -> bytes:
-        return b"".join(self.parts())
+        return b"".join((*self._parts(), encoding.LIST_END))
 
 
 class Yaml(Response):

@@ -35,6 +35,7 @@ BATCH = 1_000  # changes in one write
 CHUNK = 128 << 10  # bytes of them: so much does a slow client make the server hold
 STALL = 30.0  # seconds in which a client must take that much, while the ring does not judge it
 PARTING = 2.0  # seconds that a client gets to take the last of a watch
+KEPT = 10.0  # seconds that its last audit event gets to be kept, where requests wait for theirs
 BOOKMARK = 30.0  # seconds: a heartbeat that also defeats the idle timeouts of load balancers
 LAST_BOOKMARK = 2.0  # seconds before the deadline
 INITIAL_END = "k8s.io/initial-events-end"
@@ -96,6 +97,11 @@ class Watch:
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
+        ending: Callable[[], Awaitable[None]] | None = scope.get("ending")
+        if ending is not None and outcomes[1] is not None:  # for a client that is still there
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KEPT):
+                    await ending()
         await _in_time(out, out.close())
 
     async def _stream(self, out: Stream, scope: Scope) -> None:
@@ -238,6 +244,9 @@ async def _in_time(out: Stream, parting: Awaitable[None]) -> None:
             await parting
     except TimeoutError:
         out.abort()
+        with contextlib.suppress(TimeoutError):  # who goes before the connection has not finished
+            async with asyncio.timeout(PARTING):
+                await out.gone()
 
 
 async def _unless_stalled(out: Stream, lines: Sequence[bytes]) -> None:

@@ -15,6 +15,7 @@ import trustme
 
 from apiserver import main
 from apiserver.cluster.access import BadAccess
+from apiserver.http.watch import PARTING
 from apiserver.settings import Settings
 from tests.lab.cluster import POLICIES as ALONE
 from tests.lab.processes import Server
@@ -34,13 +35,14 @@ rules:
 
 
 class Receiver(ThreadingHTTPServer):
-    """Collects events; answers with `code`, once `open` is set."""
+    """Collects events; answers with `code`, once `open` is set. Of all stages, or of one."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.code = 200
         self.open = threading.Event()
         self.open.set()
+        self.stage: str | None = None
         self.lists: list[dict[str, Any]] = []
         authority = trustme.CA()
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -81,7 +83,8 @@ class Handler(BaseHTTPRequestHandler):
         server = self.server
         assert isinstance(server, Receiver)
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        server.open.wait(20)
+        if server.stage in (None, body["items"][-1]["stage"]):
+            server.open.wait(20)
         code = server.code
         if (self.path, self.headers["authorization"]) != ("/collect/here", "Bearer of-the-webhook"):
             code = 403
@@ -207,6 +210,81 @@ async def test_where_requests_wait_an_answer_means_that_its_events_are_there(
             assert 'apiserver_audit_error_total{plugin="webhook"} 0.0' not in text
     finally:
         assert await server.stop() == 0
+
+
+async def test_where_requests_wait_nothing_is_complete_before_its_last_event(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    receiver.stage = "ResponseComplete"
+    server = serving(tmp_path, receiver, "--audit-webhook-mode", "blocking")
+    await server.start()
+    try:
+        async with client(server) as http:
+            for number in range(3):
+                assert (await http.post(PATH, json=policy(f"p-{number}"))).status_code == 201
+            yaml = {"Accept": "application/yaml"}
+            for asked in (
+                http.build_request("POST", PATH, json=policy("p")),
+                http.build_request("GET", PATH),
+                http.build_request("GET", PATH, headers=yaml),
+                http.build_request("GET", f"{PATH}/p"),
+                http.build_request("GET", f"{PATH}/none"),
+            ):
+                before = len(receiver.lists)
+                receiver.open.clear()
+                asking = asyncio.create_task(http.send(asked))
+                done, _ = await asyncio.wait({asking}, timeout=0.3)
+                assert not done
+                assert len(receiver.lists) == before + 1
+                receiver.open.set()
+                answer = await asking
+                assert receiver.events[-1]["responseStatus"]["code"] == answer.status_code
+                assert receiver.events[-1]["auditID"] == answer.headers["audit-id"]
+    finally:
+        assert await server.stop() == 0
+
+
+async def test_what_waits_too_long_for_its_last_event_is_told_so(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    receiver.stage = "ResponseComplete"
+    flags = ("--audit-webhook-mode", "blocking", "--request-timeout", "500ms")
+    server = serving(tmp_path, receiver, *flags)
+    await server.start()
+    try:
+        async with client(server) as http:
+            receiver.open.clear()
+            answer = await http.post(PATH, json=policy("p"))
+            assert (answer.status_code, answer.json()["reason"]) == (504, "Timeout")
+            receiver.stage = "RequestReceived"
+            assert (await http.post(PATH, json=policy("q"))).status_code == 504
+            receiver.open.set()
+            assert (await http.get(f"{PATH}/p")).status_code == 200
+            assert (await http.get(f"{PATH}/q")).status_code == 404
+    finally:
+        assert await server.stop() == 0
+
+
+async def test_a_watch_whose_last_event_takes_long_ends_cleanly(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    receiver.stage = "ResponseComplete"
+    server = serving(tmp_path, receiver, "--audit-webhook-mode", "blocking")
+    await server.start()
+    try:
+        async with client(server) as http:
+            assert (await http.post(PATH, json=policy("p"))).status_code == 201
+            receiver.open.clear()
+            query = {"watch": "1", "timeoutSeconds": "1"}
+            watching = asyncio.create_task(http.get(PATH, params=query))
+            done, _ = await asyncio.wait({watching}, timeout=1 + PARTING + 1)
+            assert not done
+            receiver.open.set()
+            assert (await watching).text.count("ADDED") == 1
+            assert receiver.events[-1]["verb"] == "watch"
+    finally:
+        assert await server.stop() == 0
+    assert "without completing response" not in server.log.read_text()
 
 
 async def test_where_events_must_be_kept_a_request_without_is_refused(

@@ -71,6 +71,11 @@ class Plugins:
     def ready(self) -> bool:
         return all(informer.synced for informer in (*self.informers, self._namespaces))
 
+    @property
+    def lost(self) -> bool:
+        """Whether what is known of them may be old."""
+        return any(informer.lost for informer in self.informers)
+
     async def concerning(
         self,
         user: User,
@@ -224,7 +229,7 @@ class Review:
             operation=operation,
             wanted=self.wanted,
             name=name,
-            namespace=labels_of(self.namespace or {}),
+            namespace=self._labels(),
             objects=(obj, old),
         )
         variables = conditions.variables(self._request(operation, name, obj, old), self.namespace)
@@ -249,8 +254,8 @@ class Review:
         obj: Json | None,
         old: Json | None,
     ) -> list[Webhook]:
-        """403 where that cannot be told of one whose policy is to fail."""
-        labels = labels_of(self.namespace or {})
+        """403 where that cannot be told of one whose policy is to fail; 404 without a namespace."""
+        labels = self._labels()
         covering = [
             webhook
             for webhook in found
@@ -271,6 +276,9 @@ class Review:
             for webhook, outcome in zip(covering, outcomes, strict=True)
             if self._matches(webhook, outcome.conditions, name)
         ]
+
+    def _labels(self) -> Mapping[str, str] | None:
+        return None if self.namespace is None else labels_of(self.namespace)
 
     def _matches(self, webhook: Webhook, results: Sequence[Result], name: str) -> bool:
         """403 where that cannot be told, and its policy is to fail."""

@@ -18,7 +18,7 @@ from apiserver.admission.cel.evaluator import Outcome as Evaluated
 from apiserver.admission.cel.job import Task
 from apiserver.admission.parameters import Parameters, Unknown
 from apiserver.admission.policies import Asked, Binding, Policy, Validation
-from apiserver.api import status
+from apiserver.api import builtin, status
 from apiserver.api.resource import Resource
 from apiserver.auth.user import User
 
@@ -137,6 +137,8 @@ async def _parts(
         for binding in bindings:
             if not binding.match.covers(asked):
                 continue
+            if asked.wanted.namespace and asked.namespace is None:  # it is shown to expressions
+                raise status.not_found(builtin.NAMESPACES, asked.wanted.namespace)
             reference = binding.reference if policy.kind else None
             which = (policy.kind, reference) if reference else None
             try:

@@ -11,11 +11,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from apiserver.admission import parameters
 from apiserver.admission.parameters import Kind, Reference
-from apiserver.admission.webhooks import Rule, conditions, labels_of, rule, selector
+from apiserver.admission.webhooks import (
+    EVERYTHING,
+    Rule,
+    conditions,
+    labels_of,
+    rule,
+    selector,
+    selects,
+)
 from apiserver.auth.attributes import Attributes
 from policy import Selector
 
-EVERYTHING = Selector()
 MALFORMED = (ValueError, TypeError, AttributeError)
 
 Json = Mapping[str, Any]
@@ -24,12 +31,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """A write; `namespace` are the labels of its namespace, `objects` the new one and the old."""
+    """A write; `namespace` are the labels of its namespace, `objects` the new one and the old.
+
+    There are no labels where the namespace is gone.
+    """
 
     operation: str
     wanted: Attributes
     name: str
-    namespace: Mapping[str, str]
+    namespace: Mapping[str, str] | None
     objects: Sequence[Json | None]
 
 
@@ -56,10 +66,10 @@ class Match:
     def covers(self, asked: Asked) -> bool:
         objects = (obj for obj in asked.objects if obj is not None)
         return (
-            (not asked.wanted.namespace or self.namespaces.matches(asked.namespace))
-            and any(self.objects.matches(labels_of(obj)) for obj in objects)
+            any(self.objects.matches(labels_of(obj)) for obj in objects)
             and not any(rule.covers(asked) for rule in self.excluded)
             and (not self.rules or any(rule.covers(asked) for rule in self.rules))
+            and selects(self.namespaces, asked.wanted, asked.namespace)
         )
 
 

@@ -9,11 +9,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from apiserver.api import builtin, status
 from apiserver.auth.attributes import Attributes
 from apiserver.auth.trust import Pool
 from policy import Operator, Requirement, Selector
 
 DEFAULT_TIMEOUT = 10.0  # seconds
+EVERYTHING = Selector()
 
 Json = Mapping[str, Any]
 
@@ -69,14 +71,17 @@ class Webhook:
         self,
         operation: str,
         wanted: Attributes,
-        namespace: Mapping[str, str],
+        namespace: Mapping[str, str] | None,
         objects: Iterable[Json | None],
     ) -> bool:
-        """Whether it is to be asked; by the labels of the namespace and of either object."""
+        """Whether it is to be asked; by the labels of the namespace and of either object.
+
+        404 where it is for the namespace to tell, and there is none.
+        """
         return bool(self.broken) or (
             any(found.covers(operation, wanted) for found in self.rules)
-            and (not wanted.namespace or self.namespaces.matches(namespace))
             and any(self.objects.matches(labels_of(obj)) for obj in objects if obj is not None)
+            and selects(self.namespaces, wanted, namespace)
         )
 
 
@@ -171,6 +176,18 @@ def selector(found: Json | None) -> Selector:
         for item in found.get("matchExpressions") or ()
     ]
     return Selector(tuple(sorted(wanted)))
+
+
+def selects(chosen: Selector, wanted: Attributes, labels: Mapping[str, str] | None) -> bool:
+    """By the labels of the request's namespace, None where that is gone: 404, as upstream.
+
+    What chooses none in particular needs no namespace.
+    """
+    if not wanted.namespace or chosen == EVERYTHING:
+        return True
+    if labels is None:
+        raise status.not_found(builtin.NAMESPACES, wanted.namespace)
+    return chosen.matches(labels)
 
 
 def labels_of(obj: Json) -> Mapping[str, str]:

@@ -223,6 +223,37 @@ async def test_selectors_narrow_what_a_webhook_sees(
         assert (await admin.post(POLICIES, json=policy(f"{name}-3"))).status_code == 201
 
 
+async def test_AD02_a_namespace_that_is_gone_is_no_namespace_without_labels(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    place = f"/api/v1/namespaces/{name}"
+    here = f"{ROOT}/namespaces/{name}/networkpolicys"
+    chosen: dict[str, Any] = {"namespaceSelector": {"matchLabels": {"watched": "yes"}}}
+    change = {"metadata": {"labels": {"a": "b"}}}
+    async with world.place.as_user("admin-token") as cluster:
+        meta = {"name": name, "labels": {"watched": "yes"}}
+        await cluster.post("/api/v1/namespaces", json={"metadata": meta})
+        for each in ("one", "two"):
+            assert (await admin.post(here, json=policy(each))).status_code == 201
+        # One that is going is there until all in it is gone.
+        await world.place.control("terminate", namespace=name)
+        async with webhook(world, "deny", **chosen):
+            assert (await admin.delete(f"{here}/two")).status_code == 200  # its labels went
+        await cluster.delete(place)
+    async with webhook(world, "deny", **chosen):
+        for answer in (
+            await admin.patch(f"{here}/one", json=change, headers=MERGE),
+            await admin.delete(f"{here}/one"),
+        ):
+            assert answer.status_code == 404, answer.text
+            assert answer.json()["message"] == f'namespaces "{name}" not found'
+    async with webhook(world, "deny"):  # it needs to know nothing of the namespace
+        assert (await admin.delete(f"{here}/one")).status_code == 409
+    other: dict[str, Any] = {**chosen, "objectSelector": {"matchLabels": {"no": "such"}}}
+    async with webhook(world, "deny", **other):  # it is not concerned
+        assert (await admin.delete(f"{here}/one")).status_code == 200
+
+
 async def test_AD04_a_quota_counts_policies(
     world: World, admin: httpx.AsyncClient, name: str
 ) -> None:

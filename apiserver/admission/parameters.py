@@ -52,7 +52,7 @@ def reference(found: Mapping[str, Any] | None) -> Reference | None:
 
 
 class Parameters:
-    """Where kinds are served is asked once, and again after a failure."""
+    """Where kinds are served is asked once, and again where something is missing or fails."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -93,9 +93,12 @@ class Parameters:
         try:
             return [await self._cluster.get(f"{place}/{resource}/{quote(referred.name, safe='')}")]
         except Refused as error:
-            if error.code == 404:
-                return []
-            raise
+            if error.code != 404:
+                raise
+            # Its definition may be gone, which is another thing than an object that is not there.
+            self._served.pop(wanted, None)
+            await self._resource(wanted)
+            return []
 
     async def _resource(self, wanted: Kind) -> tuple[str, bool]:
         """Its name in paths, and whether it is in namespaces."""

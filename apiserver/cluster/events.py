@@ -1,7 +1,9 @@
 """Events in the cluster for what an operator should see: `kubectl describe` and `get events`.
 
 Every log line with a `reason` becomes one. The same is told again after a while only, and what the
-cluster cannot be told in time is dropped: it stands in the log as well.
+cluster cannot be told in time is dropped: it stands in the log as well. What requests bring about
+is told once for each policy or webhook, without the words of the request, and takes no other's
+place.
 """
 
 import asyncio
@@ -19,12 +21,19 @@ from apiserver.cluster.client import Cluster, Refused, Unreachable
 
 AGAIN = 600.0  # seconds until the same is told once more
 BURST = 25  # events in that time, as upstream's spam filter
+OF_REQUESTS = 25  # as many again for what anybody who writes can bring about
 WAITING = 100  # events that wait for the cluster
 RETRY = 5.0  # seconds
 LONGEST = 1024  # characters of a message, as the API takes them
 API_SERVICE = "v1alpha1.net.alpha.kubernetes.io"
 COMPONENT = "netpol-apiserver"
-DETAILS = ("error", "key", "webhook", "path", "hint")
+SUBJECTS = ("policy", "binding", "webhook", "configuration", "expression")
+DETAILS = (*SUBJECTS, "error", "key", "path", "hint")
+BY_REQUESTS = {
+    "BadAdmissionPolicy", "EvaluationEnded", "FailedAdmissionPolicy", "FailedCallingWebhook",
+    "FailedMatchConditions",
+}  # fmt: skip
+QUOTING = {"FailedAdmissionPolicy", "FailedMatchConditions"}  # errors with words of the request
 
 log = structlog.get_logger()
 
@@ -53,15 +62,19 @@ class Recorder:
 
     def take(self, line: Mapping[str, Any]) -> None:
         """A line of the log that has a `reason`."""
-        details = [f"{name}: {line[name]}" for name in DETAILS if line.get(name)]
+        reason, by_request = str(line["reason"]), line["reason"] in BY_REQUESTS
+        told = [name for name in DETAILS if name != "error" or reason not in QUOTING]
+        details = [f"{name}: {line[name]}" for name in told if line.get(name)]
         message = "; ".join([str(line["event"]), *details])[:LONGEST]
-        key, now = (str(line["reason"]), message), self._clock()
+        subject = "; ".join(str(line.get(name) or "") for name in SUBJECTS)
+        key, now = (reason, subject if by_request else message), self._clock()
         if self._told.get(key, 0.0) + AGAIN > now:
             return
         self._told = {k: at for k, at in self._told.items() if at + AGAIN > now}
-        if len(self._told) < BURST and not self._queue.full():
+        like = sum((other in BY_REQUESTS) == by_request for other, _ in self._told)
+        if like < (OF_REQUESTS if by_request else BURST) and not self._queue.full():
             self._told[key] = now
-            self._queue.put_nowait(self._event(*key))
+            self._queue.put_nowait(self._event(reason, message))
 
     async def run(self) -> None:
         """For ever."""

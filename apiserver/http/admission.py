@@ -42,4 +42,5 @@ class Admission:
         )
         if review is not None:
             scope["annotations"] = review.annotations  # of the request's audit
+            scope["warnings"] = review.warnings  # also of one that is refused
         return review

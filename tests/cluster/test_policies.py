@@ -205,6 +205,65 @@ async def test_a_policy_reads_its_parameters(
         assert (await admin.post(POLICIES, json=policy(name))).status_code == 201
 
 
+async def test_parameters_of_a_kind_that_is_no_longer_served(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    missing = world.place.folder / "without-configmaps"
+    binding = {"paramRef": {"name": "none-such", "parameterNotFoundAction": "Allow"}}
+    dry = {"dryRun": "All"}
+    async with bound(world, {"expression": "false"}, binding=binding, paramKind=CONFIG_MAP):
+        assert (await admin.post(POLICIES, json=policy(name), params=dry)).status_code == 201
+        missing.touch()
+        try:
+            refused = await admin.post(POLICIES, json=policy(name), params=dry)
+        finally:
+            missing.unlink()
+        assert refused.status_code == 422, refused.text
+        assert "paramKind kind `v1, Kind=ConfigMap` not known" in refused.json()["message"]
+        assert (await admin.post(POLICIES, json=policy(name), params=dry)).status_code == 201
+
+
+async def test_AD03_warnings_are_told_where_another_refuses(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    warn = {"validationActions": ["Warn"]}
+    async with (
+        webhook(world, "label", mutating=True),
+        webhook(world, "deny"),
+        bound(world, {"expression": WEB, "message": "no web"}, binding=warn),
+    ):
+        refused = await admin.post(POLICIES, json=policy(name))
+        assert refused.status_code == 409, refused.text
+        said = "Validation failed for ValidatingAdmissionPolicy 'p' with binding 'b': no web"
+        assert refused.headers.get_list("warning") == ['299 - "labelled"', f'299 - "{said}"']
+
+
+async def test_errors_of_policies_are_events_without_the_words_of_requests(
+    world: World, admin: httpx.AsyncClient, name: str
+) -> None:
+    secret = "object.metadata.labels[object.metadata.annotations.secret] == 'x'"
+    async with bound(world, {"expression": secret}):
+        for number in range(60):
+            made = policy(f"{name}-{number}")
+            made["metadata"] |= {"annotations": {"secret": f"words-{number}"}, "labels": {"a": "b"}}
+            refused = await admin.post(POLICIES, json=made, params={"dryRun": "All"})
+            assert f"no such key: words-{number}" in refused.json()["message"]
+    bundle = {"url": "https://127.0.0.1:1/", "caBundle": "bm9uZQ=="}
+    async with webhook(world, "deny", clientConfig=bundle):
+        async with asyncio.timeout(10):
+            while not [e for e in await events(world) if e["reason"] == "BadWebhook"]:
+                await asyncio.sleep(0.1)
+    failed = [e for e in await events(world) if e["reason"] == "FailedAdmissionPolicy"]
+    told = {e["message"] for e in failed if "words" in e["message"]}
+    assert told == set()
+    assert {e["message"] for e in failed} == {"failed evaluating a policy; policy: p"}
+
+
+async def events(world: World) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = (await world.place.control("events"))["events"]
+    return found
+
+
 async def test_a_policy_may_only_warn_and_note(
     world: World, admin: httpx.AsyncClient, name: str
 ) -> None:

@@ -283,6 +283,8 @@ class StandIn:
             case "end-watches":
                 self.namespaces.end_watches()
                 self.pods.end_watches()
+                for collection in self.admission.values():
+                    collection.end_watches()
             case "events":
                 return JSONResponse({"events": self.events})
             case "asked":
@@ -366,7 +368,8 @@ class StandIn:
                     ("configmaps", "ConfigMap", "cm", True),
                 )
                 secrets = "secrets", "Secret", "", True
-                return JSONResponse(resources("v1", *listed, secrets))
+                missing = (self.folder / "without-configmaps").exists()
+                return JSONResponse(resources("v1", *listed[: 1 if missing else 2], secrets))
             case ["apis"]:
                 version = {"groupVersion": f"{GROUP}/{VERSION}", "version": VERSION}
                 group = {"name": GROUP, "versions": [version], "preferredVersion": version}
@@ -423,7 +426,7 @@ class StandIn:
                 return self.config_maps.answer(request)
             case ["api", "v1", "namespaces", inside, "configmaps", name]:
                 found = self.parameters.get((inside, name))
-                if found is not None:
+                if found is not None and not (self.folder / "without-configmaps").exists():
                     return JSONResponse(found)
             case ["api", "v1", "namespaces", inside, "configmaps"]:
                 key, _, value = request.query_params["labelSelector"].partition("=")

@@ -83,7 +83,7 @@ class Extension:
         return {
             "authentication": lambda: self._trust.ready,
             "namespaces": lambda: self._namespaces.synced,
-            "admission": lambda: self._plugins.ready,
+            "admission": lambda: self._plugins.ready and not self._plugins.lost,
             "cluster": lambda: not self._namespaces.lost,
         }
 

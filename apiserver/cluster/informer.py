@@ -41,6 +41,7 @@ class Informer:
         self.synced = False
         self.failure = ""
         self._failing = 0.0  # since when, by the event loop's clock
+        self._absent = False
         self._delay = FIRST
         self._cluster = cluster
         self._path = path
@@ -59,10 +60,10 @@ class Informer:
             except Refused as error:
                 revision = "" if error.code in (404, 410) else revision
                 absent = error.code == 404 and self._optional
-                if absent and not self.failure:
+                if absent and not (self.failure and self._absent):
                     log.info("the cluster does not serve it", path=self._path)
                 self.synced = self.synced or absent
-                self._failed(error, told=absent)
+                self._failed(error, absent=absent)
             except Unreachable as error:
                 self._failed(error)
             # After an end in order too: one that ends every watch must not be hammered.
@@ -70,12 +71,16 @@ class Informer:
 
     @property
     def lost(self) -> bool:
-        return bool(self.failure) and asyncio.get_running_loop().time() > self._failing + PATIENCE
+        since = asyncio.get_running_loop().time() - self._failing
+        return bool(self.failure) and not self._absent and since > PATIENCE
 
-    def _failed(self, error: Exception, *, told: bool = False) -> None:
-        if not self.failure:
+    def _failed(self, error: Exception, *, absent: bool = False) -> None:
+        """Where it is `absent`, nothing is to be followed."""
+        first = not self.failure or self._absent
+        self._absent = absent
+        if first:
             self._failing = asyncio.get_running_loop().time()
-        if not self.failure and not told:
+        if first and not absent:
             log.warning(
                 "cannot follow the cluster",
                 path=self._path,
@@ -87,7 +92,7 @@ class Informer:
     def _works(self) -> None:
         if self.failure:
             log.info("following the cluster again", path=self._path)
-        self.failure, self._delay = "", FIRST
+        self.failure, self._delay, self._absent = "", FIRST, False
 
     async def _list(self) -> str:
         found: dict[str, Json] = {}

@@ -114,3 +114,12 @@ async def test_the_store_is_away(tmp_path: Path) -> None:
             if process is not None and process.running:
                 await process.kill()
         etcd.kill()
+
+
+async def test_what_admits_can_no_longer_be_followed(fragile: World) -> None:
+    missing = fragile.place.folder / "without-validatingwebhookconfigurations"
+    missing.touch()
+    await fragile.place.control("end-watches")
+    assert "[-]admission failed" in await until(fragile.replica, fragile.place, 500)
+    missing.unlink()
+    assert "[+]admission ok" in await until(fragile.replica, fragile.place, 200)

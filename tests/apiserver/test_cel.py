@@ -278,6 +278,11 @@ async def test_a_process_is_started_for_the_first_expression_and_replaced(
     (first,) = evaluating()
     environment = Path(f"/proc/{first}/environ").read_bytes()
     assert b"PATH" not in environment  # nor anything else of ours
+    # When memory is short, the kernel begins with these.
+    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+    assert len(children) == 1
+    for pid in (first, *children):
+        assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
     os.kill(int(first), signal.SIGKILL)
     async with asyncio.timeout(10):
         while evaluating() in (set(), {first}):

@@ -155,9 +155,9 @@ class Writer:
                     _check_valid(where, obj)
                 elif not valid:
                     await self._aside.run(_check_valid, where, obj)
-                if admit is not None:
-                    with latency.Span(VALIDATING):
-                        await admit.validate("CREATE", str(meta["name"]), obj, None)
+            if admit is not None:  # each name, as upstream
+                with latency.Span(VALIDATING):
+                    await admit.validate("CREATE", str(meta["name"]), obj, None)
             name = str(meta["name"])
             try:
                 data, revision = await self._insert(where, name, obj, given, dry_run=dry_run)

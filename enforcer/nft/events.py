@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enforcer.nft import batch, wire
 
 _GROUP = 7  # NFNLGRP_NFTABLES
+_INET = bytes((batch.INET,))
 _BUFFER = 1 << 20
 _MOST = 64  # datagrams of one turn: a flood must not hold up the loop
 
@@ -63,5 +64,5 @@ class Watch:
                     pid = int.from_bytes(parts.get(2, b""), "big")
                     self._tell(pid, wire.string(parts.get(3, b"")))
                 self._touched = False
-            elif wire.attributes(item.body[4:]).get(1) == ours:
+            elif item.body[:1] == _INET and wire.attributes(item.body[4:]).get(1) == ours:
                 self._touched = True

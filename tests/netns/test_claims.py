@@ -79,6 +79,7 @@ async def test_D14_a_claimed_pod_is_reachable_when_the_answer_comes_and_not_befo
         await judged(lab)
         assert [entry["address"] for entry in told["ips"]] == ["10.66.0.12/32", "fd66::12/128"]
         assert await sandbox.run("DEL") == {}
+        await lab.settled()
         await judged(lab, allowed=False)
         # It starts all the same, and the API gets to know it.
         await sandbox.run("ADD")
@@ -87,6 +88,7 @@ async def test_D14_a_claimed_pod_is_reachable_when_the_answer_comes_and_not_befo
         await asyncio.sleep(0.3)
         assert len(lab.enforcer.events("committed")) == committed
         await sandbox.run("DEL")
+        await lab.settled()
         await judged(lab)
 
 
@@ -95,6 +97,7 @@ async def test_D14_a_sandbox_that_is_made_anew_has_its_own_addresses(
 ) -> None:
     async with running(vacant, tmp_path, *OWNED, *RANGES, "--wait-socket", str(path)) as lab:
         await restarted(lab)
+        await lab.settled()
         first, second = (Sandbox(path, BACK, f"c{n}", (BACK.ips[n],)) for n in (0, 1))
 
         async def open_to() -> tuple[bool, ...]:
@@ -111,6 +114,7 @@ async def test_D14_a_sandbox_that_is_made_anew_has_its_own_addresses(
         await first.run("DEL")
         assert await open_to() == (False, True)
         await second.run("DEL")
+        await lab.settled()
         assert await open_to() == (False, False)
         unknown = Sandbox(path, replace(BACK, name="nobody"), "c3", ("10.66.0.99",))
         assert (await unknown.run("ADD", timeout=0.5))["code"] == TRY_AGAIN_LATER

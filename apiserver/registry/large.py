@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from typing import ParamSpec, TypeVar
 
 from apiserver.api import status
 
 SMALL = 32 << 10  # bytes; 200 of them under way take 250 MiB at worst, and each some milliseconds
 MOST = 8 << 20  # bytes of all others under way: 350 MiB at worst
+NOTHING = contextlib.nullcontext()
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,8 +38,12 @@ class Room:
     def give(self, size: int) -> None:
         self._taken -= size
 
+    def taken(self, size: int) -> AbstractContextManager[None]:
+        """The same for as long as it lasts; nothing for what is small."""
+        return self._taken_for(size) if size > SMALL else NOTHING
+
     @contextlib.contextmanager
-    def taken(self, size: int) -> Iterator[None]:
+    def _taken_for(self, size: int) -> Iterator[None]:
         self.take(size)
         try:
             yield

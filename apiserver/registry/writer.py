@@ -271,16 +271,11 @@ class Writer:
     ) -> Written:
         while True:
             record, old = await self._read(where)
-            held = len(record.value)
-            if held <= SMALL:
+            large = max(size, len(record.value)) > SMALL
+            with self._room.taken(len(record.value)):
                 changed = await self._changed(
-                    where, record, old, change, subresource, size > SMALL, dry_run, admit
+                    where, record, old, change, subresource, large, dry_run, admit
                 )
-            else:
-                with self._room.taken(held):
-                    changed = await self._changed(
-                        where, record, old, change, subresource, True, dry_run, admit
-                    )
             if changed is not None:
                 return changed
 
@@ -350,44 +345,57 @@ class Writer:
 
         One that is not `meant`, as it is when it goes, is left alone: 404.
         """
-        strategy, resource = where.strategy, where.strategy.resource
         while True:
             record, old = await self._read(where)
             if meant is not None and not meant(record):
-                raise status.not_found(resource, where.name)
-            meta = old["metadata"]
+                raise status.not_found(where.strategy.resource, where.name)
             if preconditions is not None:
-                _check(where, preconditions, meta, record.revision)
-            if where.name in strategy.immortal:
-                raise status.forbidden(resource, where.name, "this namespace may not be deleted")
-            if admit is not None:
-                with latency.Span(MUTATING):
-                    await admit.mutate("DELETE", where.name, None, old)
-                with latency.Span(VALIDATING):
-                    await admit.validate("DELETE", where.name, None, old)
-            held = [*(meta.get("finalizers") or []), *finalizers]
-            if not held and not strategy.linger(old):
-                data = await self._remove(where, record, old, dry_run=dry_run)
-                if data is None:
-                    continue
-                return Written(data, deleted=True)
-            if meta.get("deletionTimestamp"):
-                return Written(encoding.with_revision(record.value, record.revision))
-            meta["deletionTimestamp"] = metadata.now_text(self._clock())
-            meta["deletionGracePeriodSeconds"] = 0
-            if held:
-                meta["finalizers"] = list(dict.fromkeys(held))
-            if strategy.generation:
-                meta["generation"] = int(meta.get("generation") or 0) + 1
-            strategy.terminate(old)
-            value = encoding.encode_stored(old)
-            if dry_run:
-                return Written(encoding.with_revision(value, record.revision))
-            try:
-                revision = await self._store.update(where.key, value, expected=record.revision)
-            except storage.Conflict:
-                continue
-            return Written(encoding.with_revision(value, revision))
+                _check(where, preconditions, old["metadata"], record.revision)
+            with self._room.taken(len(record.value)):
+                deleted = await self._deleted(where, record, old, finalizers, dry_run, admit)
+            if deleted is not None:
+                return deleted
+
+    async def _deleted(
+        self,
+        where: Where,
+        record: storage.Record,
+        old: Json,
+        finalizers: tuple[str, ...],
+        dry_run: bool,
+        admit: Admit | None,
+    ) -> Written | None:
+        """Delete what was read; None if a race was lost."""
+        strategy, meta = where.strategy, old["metadata"]
+        if where.name in strategy.immortal:
+            why = "this namespace may not be deleted"
+            raise status.forbidden(strategy.resource, where.name, why)
+        if admit is not None:
+            with latency.Span(MUTATING):
+                await admit.mutate("DELETE", where.name, None, old)
+            with latency.Span(VALIDATING):
+                await admit.validate("DELETE", where.name, None, old)
+        held = [*(meta.get("finalizers") or []), *finalizers]
+        if not held and not strategy.linger(old):
+            data = await self._remove(where, record, old, dry_run=dry_run)
+            return None if data is None else Written(data, deleted=True)
+        if meta.get("deletionTimestamp"):
+            return Written(encoding.with_revision(record.value, record.revision))
+        meta["deletionTimestamp"] = metadata.now_text(self._clock())
+        meta["deletionGracePeriodSeconds"] = 0
+        if held:
+            meta["finalizers"] = list(dict.fromkeys(held))
+        if strategy.generation:
+            meta["generation"] = int(meta.get("generation") or 0) + 1
+        strategy.terminate(old)
+        value = encoding.encode_stored(old)
+        if dry_run:
+            return Written(encoding.with_revision(value, record.revision))
+        try:
+            revision = await self._store.update(where.key, value, expected=record.revision)
+        except storage.Conflict:
+            return None
+        return Written(encoding.with_revision(value, revision))
 
     async def clear(self, where: Where, *, until: int) -> bool:
         """Delete all of a collection that was created up to a revision.

@@ -200,9 +200,12 @@ async def test_what_is_stored_and_large_must_find_room_to_be_changed() -> None:
     with pytest.raises(status.StatusError) as refused:
         await writer.update(where, change, manager="m")
     assert (refused.value.code, refused.value.retry_after) == (429, 1)
+    with pytest.raises(status.StatusError):
+        await writer.delete(where)
     room.give(SMALL)
     written = await writer.update(where, change, manager="m")
     assert json.loads(written.data)["metadata"]["labels"] == {"a": "b"}
+    assert (await writer.delete(where)).deleted
     with room.taken(3 * SMALL):  # all of it was given back
         pass
 

@@ -33,6 +33,10 @@ UNSUPPORTED = {
 class BadAccess(Exception):
     """It cannot be used; one line with the file or flag, the field, the reason and a way out."""
 
+    def __init__(self, text: str) -> None:
+        # The name of a file may be of several lines.
+        super().__init__(" ".join(text.splitlines()))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:

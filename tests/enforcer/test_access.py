@@ -14,7 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 import trustme
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from enforcer import fetch, refusal
@@ -189,6 +189,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @hypothesis.settings(deadline=None, max_examples=200)
 @given(where=st.sampled_from([(of, key) for of, keys in PLACES.items() for key in keys]), junk=JUNK)
+@example(where=("user", "tokenFile"), junk="of two\nlines")
 async def test_nonsense_is_an_error_of_one_line(
     place: Path, where: tuple[str, str], junk: Any
 ) -> None:

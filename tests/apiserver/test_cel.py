@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from apiserver.admission.cel.evaluator import SECONDS, Budget, Evaluator, Failed, Result
+from apiserver.admission.cel.evaluator import LARGEST, SECONDS, Budget, Evaluator, Failed, Result
 from apiserver.admission.cel.job import SPENT, Task, exceeded
 from apiserver.auth.attributes import Attributes
 from apiserver.auth.authorize import Decision, Undecided
@@ -196,6 +196,11 @@ async def test_one_that_takes_too_much_leaves_the_results_of_others(evaluator: E
     assert five.results == []
     assert budget.left < SECONDS / 2
     assert time.monotonic() - begun < 10
+
+
+async def test_what_is_too_large_is_not_judged(evaluator: Evaluator) -> None:
+    with pytest.raises(Failed, match="larger than 33554432 bytes"):
+        await one(evaluator, "true", object={"text": "a" * LARGEST})
 
 
 async def test_a_write_has_one_budget_for_all(evaluator: Evaluator) -> None:

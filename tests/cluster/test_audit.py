@@ -491,7 +491,7 @@ async def test_what_webhooks_annotate_stands_in_the_event() -> None:
         """Webhooks that answer later."""
 
         async def concerning(self, *ignored: Any, **options: Any) -> Any:
-            return SimpleNamespace(annotations=said)
+            return SimpleNamespace(annotations=said, warnings=[])
 
     policies = next(strategy.resource for strategy in STRATEGIES if strategy.resource.group)
     info = RequestInfo("create", policies)

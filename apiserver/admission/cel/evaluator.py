@@ -19,6 +19,7 @@ from apiserver.auth.user import User
 
 WORKERS = 2  # at once: who writes something costly must not hold up all others
 SECONDS = 1.0  # of processor time for a write; upstream's budget is meant to be about as much
+LARGEST = 32 << 20  # bytes of a job: what it is about may have many parameters
 DEATHS = 8  # of processes, by a job: each halves what the next may take
 ROUNDS = 8  # checks that depend on the answers of others
 ATTEMPTS = 2
@@ -113,6 +114,8 @@ class Evaluator:
         who = _flow(user.name)
         async with self._turns.take(who, lambda: len(job.encoded())):
             before, data = budget.left, job.encoded()
+            if len(data) > LARGEST:
+                raise Failed(f"what is to be judged is larger than {LARGEST} bytes")
             try:
                 await self._tried(job, data, budget)
             finally:

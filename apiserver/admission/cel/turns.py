@@ -43,7 +43,7 @@ class Turns:
         if self._free and who not in self._having:
             self._give(who)
         else:
-            await self._wait(who, size())
+            await self._wait(who, size)
         try:
             yield
         finally:
@@ -56,13 +56,16 @@ class Turns:
             self._used = {key: used / 2 for key, used in self._used.items() if used > TRACE}
         self._used[who] = self._used.get(who, 0.0) + seconds
 
-    async def _wait(self, who: str, size: int) -> None:
+    async def _wait(self, who: str, size: Callable[[], int]) -> None:
         mine = self._waiting.get(who, ())
         everybody = [job for jobs in self._waiting.values() for job in jobs]
-        for jobs, (most, largest) in ((mine, OF_ONE), (everybody, OF_ALL)):
-            if jobs and (len(jobs) >= most or size + sum(job.size for job in jobs) > largest):
+        bounds = (mine, *OF_ONE), (everybody, *OF_ALL)
+        if any(len(jobs) >= most for jobs, most, _ in bounds):
+            raise status.too_many_requests()
+        job = _Waiting(size())
+        for jobs, _, largest in bounds:
+            if jobs and job.size + sum(other.size for other in jobs) > largest:
                 raise status.too_many_requests()
-        job = _Waiting(size)
         self._waiting.setdefault(who, deque()).append(job)
         try:
             async with asyncio.timeout(PATIENCE):

@@ -33,7 +33,7 @@ FIRST_TO_GO = "1000"  # for the kernel, when memory runs out
 TOLD = 0.02  # seconds of the processor's time: what a process that is ended may lose
 LONGEST = 16 << 10  # characters of a text: more than any use of one takes
 READING = -1  # in the place of a step
-DOING = struct.Struct("di")  # when the job began, by the process's clock, and its step
+DOING = struct.Struct("di")  # when the job began, in its processor time, and its step
 
 Json = dict[str, Any]
 
@@ -79,7 +79,7 @@ class Job:
         self._tasks = [Task(*task) for task in head["tasks"]]
         self._known: Json = head["known"]
         self._seconds: float = head["seconds"]
-        self._began = time.process_time()
+        self._began = time.thread_time()  # that of the process is of the last tick
         self._told = self._began
         self._results: Json = {}
 
@@ -94,7 +94,7 @@ class Job:
             self._task(first, task)
             if self._checks.asked:
                 asked[str(number)] = self._checks.asked
-        self._tell(asked=asked, used=time.process_time() - self._began)
+        self._tell(asked=asked, used=time.thread_time() - self._began)
 
     def _task(self, first: int, task: Task) -> None:
         """What is told is told when it is final, and before it could be lost."""
@@ -141,11 +141,11 @@ class Job:
         take: Callable[[Any], Any],
     ) -> Any:
         self._begin(step, 0)
-        compiling = time.process_time()
+        compiling = time.thread_time()
         program = self._environment.program(expression, bound=bound)
         # It is done once and kept, and no matter of what is judged.
-        self._began += time.process_time() - compiling
-        left = self._seconds - (time.process_time() - self._began)
+        self._began += time.thread_time() - compiling
+        left = self._seconds - (time.thread_time() - self._began)
         if left < SHORTEST:
             raise Failed(SPENT)
         # Half of what is left: what comes after one that takes too much has its share as well.
@@ -163,13 +163,13 @@ class Job:
         signal.setitimer(signal.ITIMER_PROF, seconds)
 
     def _tell_in_time(self) -> None:
-        if time.process_time() > self._told + TOLD:
+        if time.thread_time() > self._told + TOLD:
             self._tell()
 
     def _tell(self, **more: Any) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
         _write({"results": self._results, **more})
-        self._results, self._told = {}, time.process_time()
+        self._results, self._told = {}, time.thread_time()
 
 
 class _Composed:

@@ -223,6 +223,7 @@ def everywhere(address: str, *, count: int, size: int) -> int:
             ports = os.urandom(2 * size)
             for n, name in enumerate(names):
                 name[2:4] = ports[2 * n : 2 * n + 2]
+                name[2] |= 4  # not 0, which the kernel refuses
             sent += burst.send(sock, sent)
     return sent
 

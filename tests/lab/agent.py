@@ -129,6 +129,8 @@ class Agent:
             for _, writer in self._accepted:
                 writer.write(ECHO)
             return "open"
+        if kind == "served":  # how many connections it has accepted and not lost
+            return str(len(self._accepted))
         if kind == "hear":
             reader, _ = self._streams[request["stream"]]
             return "open" if await reader.readexactly(len(ECHO)) == ECHO else "broken"

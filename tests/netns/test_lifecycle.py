@@ -28,14 +28,17 @@ async def test_D01_a_connection_is_cut_when_its_policy_goes(lab: Lab, family: in
     assert await lab.agents.ask("front", do="say", stream=stream, timeout=2.0) == "reset"
 
 
-async def test_D02_a_server_that_speaks_first_is_not_heard(lab: Lab) -> None:
+async def test_D02_a_server_that_speaks_first_is_not_heard_and_is_reset(lab: Lab) -> None:
     await isolated(lab)
+    before = int(await lab.agents.ask("back", do="served"))
     stream = await lab.agents.hold("front", BACK.ips[0], 80)
     assert await lab.agents.ask("front", do="say", stream=stream) == "open"
+    assert int(await lab.agents.ask("back", do="served")) == before + 1
     await lab.api.drop_policy("a", "p")
     await lab.settled()
     await lab.agents.ask("back", do="push")
     assert await lab.agents.ask("front", do="hear", stream=stream, timeout=0.6) == "silent"
+    assert int(await lab.agents.ask("back", do="served")) <= before
 
 
 async def test_D06_a_policy_that_comes_back_while_nothing_is_said_cuts_nothing(lab: Lab) -> None:

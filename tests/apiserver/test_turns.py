@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from apiserver.admission.cel.evaluator import flow
 from apiserver.admission.cel.turns import OF_ALL, OF_ONE, Turns
 from apiserver.api.status import StatusError
 
@@ -37,6 +38,19 @@ async def settled() -> None:
 @pytest.fixture
 def jobs() -> Jobs:
     return Jobs()
+
+
+@pytest.mark.parametrize(
+    ("user", "who"),
+    [
+        ("alice", "alice"),
+        ("system:serviceaccount:team-a:one", "system:serviceaccount:team-a"),
+        ("system:serviceaccount:team-a:two", "system:serviceaccount:team-a"),
+        ("system:node:one", "system:node:one"),
+    ],
+)
+def test_the_accounts_of_a_namespace_have_their_turns_together(user: str, who: str) -> None:
+    assert flow(user) == who
 
 
 async def test_nobody_has_two_turns_at_once(jobs: Jobs) -> None:

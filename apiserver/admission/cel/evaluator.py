@@ -111,7 +111,7 @@ class Evaluator:
                 )
 
     async def _work(self, job: "_Job", user: User, budget: Budget) -> None:
-        who = _flow(user.name)
+        who = flow(user.name)
         async with self._turns.take(who, lambda: len(job.encoded())):
             before, data = budget.left, job.encoded()
             if len(data) > LARGEST:
@@ -250,8 +250,10 @@ async def _exchange(process: subprocess.Process, job: "_Job", data: bytes, budge
                 return
         if told["died"] < 0:
             raise Failed(SPENT)
-        log.warning("an expression takes too much", used=told["used"])
-        job.give_up(told["died"])
+        expression = job.give_up(told["died"])
+        log.warning(
+            "an expression takes too much", expression=expression[:LOGGED], used=told["used"]
+        )
         if budget.left < SHORTEST:
             return
 
@@ -273,7 +275,7 @@ async def _end(process: subprocess.Process) -> None:
             await process.stdin.wait_closed()
 
 
-def _flow(user: str) -> str:
+def flow(user: str) -> str:
     """Who has a turn: whoever may make service accounts in a namespace has one with all of them."""
     parts = user.split(":")
     return ":".join(parts[:3]) if parts[:2] == ["system", "serviceaccount"] else user
@@ -306,14 +308,14 @@ class _Job:
         }
         return orjson.dumps(head)
 
-    def give_up(self, step: int) -> None:
-        for first, task in reversed([*numbered(self._tasks)]):
-            if step >= first:
-                composed = (expression for _, expression in task.composed)
-                expression = [*task.conditions, *task.expressions, *composed][step - first]
-                self.known[str(step)] = {"error": exceeded(expression)}
-                self._given_up.add(str(step))
-                return
+    def give_up(self, step: int) -> str:
+        """The expression of the step, which has an error from here on."""
+        first, task = [found for found in numbered(self._tasks) if found[0] <= step][-1]
+        composed = (expression for _, expression in task.composed)
+        expression = [*task.conditions, *task.expressions, *composed][step - first]
+        self.known[str(step)] = {"error": exceeded(expression)}
+        self._given_up.add(str(step))
+        return expression
 
     def questions(self) -> list[str]:
         return list(dict.fromkeys(text for asked in self.asked.values() for text in asked))

@@ -3,7 +3,9 @@
 import re
 
 SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_PART = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|ms|s|m|h)")
+LONGEST = 64  # characters; all that Go can hold is shorter
+# What has matched is not given up again: else many digits without a unit take for ever.
+_PART = re.compile(r"([0-9]++\.?+[0-9]*+|\.[0-9]++)(ns|us|µs|ms|s|m|h)")
 
 
 def render(seconds: float) -> str:
@@ -32,6 +34,8 @@ def parse(text: str) -> float:
     digits = text.removeprefix("-").removeprefix("+")
     if digits == "0":
         return 0.0
+    if len(digits) > LONGEST:
+        raise ValueError(f'time: invalid duration "{text[:LONGEST]}..."')
     parts = _PART.findall(digits)
     if not digits or "".join(value + unit for value, unit in parts) != digits:
         if re.fullmatch(r"[0-9]*\.?[0-9]+", digits):

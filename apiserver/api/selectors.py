@@ -14,6 +14,7 @@ from apiserver.api.resource import Resource
 from policy.labels import label_key_errors, label_value_errors
 
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
+LONGEST = 64 << 10  # characters of a selector: thousands of terms
 ALWAYS = ("metadata.name", "metadata.namespace")
 _TOKEN = re.compile(r"\s*(==|!=|=|!|,|\(|\)|<|>|[^\s=!,()<>]+)")
 _SYMBOLS = frozenset({"=", "==", "!=", "!", ",", "(", ")", "<", ">"})
@@ -99,6 +100,7 @@ def parse_labels(text: str) -> LabelSelector:
     """`k`, `!k`, `k=v`, `k!=v`, `k in (a,b)`, `k notin (a)`, `k>1`, joined by commas."""
     if not text.strip():
         return LabelSelector()
+    _check_length(text)
     parser = _Parser(text)
     tests = tuple(parser.selector())
     return LabelSelector(tests, tuple(parser.wanted), tuple(parser.requirements))
@@ -137,7 +139,14 @@ def requirements_of_fields(text: str) -> tuple[Requirement, ...]:
     )
 
 
+def _check_length(text: str) -> None:
+    """400: the head of a request may hold a selector that takes seconds to read."""
+    if len(text) > LONGEST:
+        raise status.bad_request(f"invalid selector: longer than {LONGEST} characters")
+
+
 def _terms(text: str) -> Iterator[Term]:
+    _check_length(text)
     for part in re.split(r"(?<!\\),", text) if text else ():
         found = re.fullmatch(r"(.*?)(?<!\\)(!=|==|=)(.*)", part, re.DOTALL)
         if found is None or re.search(r"(?<!\\)=", found[3]):

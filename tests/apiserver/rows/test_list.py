@@ -3,11 +3,13 @@
 import asyncio
 import base64
 import json
+import time
 from typing import Any
 
 import httpx
 import pytest
 
+from apiserver.api import builtin, selectors, status
 from tests.apiserver.rows.test_create import causes, failure
 from tests.apiserver.test_resources import MERGE, create, policy
 from tests.lab.cluster import Api
@@ -337,14 +339,30 @@ async def test_L13_E18_E19_a_version_of_the_future_is_504(
         }
 
 
+def test_L04_L05_a_selector_has_a_length() -> None:
+    def fields(text: str) -> Any:
+        return selectors.parse_fields(text, builtin.NETWORKPOLICYS)
+
+    for parse, term in ((selectors.parse_labels, "a=b,"), (fields, "metadata.name!=b,")):
+        fits = term * (selectors.LONGEST // len(term))
+        assert not parse(fits[:-1]).empty
+        with pytest.raises(status.StatusError, match="longer than 65536 characters") as refused:
+            parse(fits + term)
+        assert refused.value.code == 400
+
+
 async def test_L15_FC04_a_timeout_is_a_duration(http: httpx.AsyncClient, policies: str) -> None:
     for good in ("32s", "1m30s", "500ms", "0", "100h", "1.5h"):
         assert (await http.get(policies, params={"timeout": good})).status_code == 200
     for bad, why in (
         ("5", 'time: missing unit in duration "5"'),
         ("x", 'time: invalid duration "x"'),
+        ("1" * 5000, f'time: invalid duration "{"1" * 64}..."'),
+        ("1" * 60 + "x", f'time: invalid duration "{"1" * 60}x"'),
     ):
+        start = time.monotonic()
         answer = await http.get(policies, params={"timeout": bad})
+        assert time.monotonic() - start < 2
         assert failure(answer) == (
             400,
             "BadRequest",

@@ -350,7 +350,9 @@ async def rest(reader: asyncio.StreamReader) -> str:
     received = b""
     async with asyncio.timeout(20):
         while not received.endswith(b"0\r\n\r\n"):
-            received += await reader.read(1 << 20)
+            more = await reader.read(1 << 20)
+            assert more, f"cut off after {received[-300:]!r}"
+            received += more
     return received.decode().replace("\r\n", "\n")
 
 

@@ -8,7 +8,7 @@ demo: setup-demo
 # Every fault, but a fifth of the operations that `make faults` takes.
 test: export NETPOL_FAULT_OPERATIONS ?= 2000
 test: setup-test lint
-	$(PYTHON_BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTHON_BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: setup-faults
 	$(PYTHON_BIN)/python -m pytest -q tests/faults

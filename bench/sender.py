@@ -21,6 +21,7 @@ from typing import Any
 
 from bench.aside import Aside
 from bench.netns import inside
+from tests.lab.flood import IoVec, MMsgHdr, MsgHdr
 
 PAYLOAD = 32  # bytes
 BATCH = 64  # packets of a call
@@ -38,32 +39,6 @@ class Way:
     server: str
     address: str
     port: int
-
-
-class _Piece(ctypes.Structure):
-    """struct iovec."""
-
-    _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
-
-
-class _Header(ctypes.Structure):
-    """struct msghdr; the socket is connected, so it has no name."""
-
-    _fields_ = (
-        ("name", ctypes.c_void_p),
-        ("name_length", ctypes.c_uint),
-        ("pieces", ctypes.POINTER(_Piece)),
-        ("piece_count", ctypes.c_size_t),
-        ("control", ctypes.c_void_p),
-        ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
-    )
-
-
-class _Message(ctypes.Structure):
-    """struct mmsghdr."""
-
-    _fields_ = (("header", _Header), ("sent", ctypes.c_uint))
 
 
 class Sender:
@@ -178,9 +153,9 @@ def _bound(port: int) -> socket.socket:
 def _sending(sock: socket.socket) -> Callable[[], None]:
     """A function that sends a batch on a connected socket."""
     payload = ctypes.create_string_buffer(PAYLOAD)
-    piece = _Piece(ctypes.addressof(payload), PAYLOAD)
-    header = _Header(pieces=ctypes.pointer(piece), piece_count=1)
-    batch = (_Message * BATCH)(*(_Message(header) for _ in range(BATCH)))
+    piece = IoVec(ctypes.addressof(payload), PAYLOAD)
+    header = MsgHdr(vectors=ctypes.pointer(piece), vector_count=1)
+    batch = (MMsgHdr * BATCH)(*(MMsgHdr(header) for _ in range(BATCH)))
     sendmmsg = ctypes.CDLL(None, use_errno=True).sendmmsg
     number = sock.fileno()
 

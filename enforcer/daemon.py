@@ -123,7 +123,6 @@ class _Daemon:
         self._reader = reader
         self._guard = guard
         self._tags = Tags(owned=options.owned)
-        self._servers = servers
         self._table = table
         self._status = Status(node=chosen.node)
         compiler = Compiler(

@@ -11,7 +11,7 @@ from enforcer.admission import Source
 from enforcer.index import Index, Selectors
 from enforcer.ruleset import Chain, NftSet, Ruleset, short_hash
 from enforcer.skeleton import ADDRESS
-from policy import Namespace, Pod, peer_matches
+from policy import Namespace, Pod, Selector, peer_matches
 
 
 def version(address: str) -> int:
@@ -82,7 +82,8 @@ class Peers:
         )
         for source in sources:
             if source not in self._sets:
-                self._remember(source)
+                listing, selector = self._listing(source)
+                listing.add(source, selector)
             self._sets[source].add(name)
             for pod in self._matching(source):
                 for address in pod.ips:
@@ -98,7 +99,8 @@ class Peers:
             self._sets[source].discard(name)
             if not self._sets[source]:
                 del self._sets[source]
-                self._forget(source)
+                listing, selector = self._listing(source)
+                listing.remove(source, selector)
         self._rules.drop_chain(name)
         for family in ADDRESS:
             set_name = _name(name, family)
@@ -137,19 +139,13 @@ class Peers:
             )
         return (pod for pod in candidates if peer_matches(peer, namespace, pod, spaces))
 
-    def _remember(self, source: Source) -> None:
+    def _listing(self, source: Source) -> tuple[Selectors[Source], Selector]:
+        """Where a source is looked up, and by which selector."""
         namespace, peer = source
         if peer.pods is not None:
-            self._pods[namespace].add(source, peer.pods)
-        elif peer.namespaces is not None:
-            self._by_labels.add(source, peer.namespaces)
-
-    def _forget(self, source: Source) -> None:
-        namespace, peer = source
-        if peer.pods is not None:
-            self._pods[namespace].remove(source, peer.pods)
-        elif peer.namespaces is not None:
-            self._by_labels.remove(source, peer.namespaces)
+            return self._pods[namespace], peer.pods
+        assert peer.namespaces is not None
+        return self._by_labels, peer.namespaces
 
 
 def _name(chain: str, family: int) -> str:

@@ -15,7 +15,7 @@ from enforcer.index import Index
 from enforcer.nft import nflog
 from enforcer.nft.kernel import Kernel
 from enforcer.nft.nflog import Seen
-from enforcer.skeleton import COUNTED
+from enforcer.skeleton import COUNTED, FLOW
 from enforcer.table import Table
 from policy import Namespace, Pod, Policy
 
@@ -84,8 +84,7 @@ class Records:
         """What is in the kernel's sets now, with reasons, newest first."""
         elements = []
         for kind in COUNTED if self._table.name else ():
-            for version, address in ((4, "ipv4_addr"), (6, "ipv6_addr")):
-                key_type = f"{address} . {address} . inet_proto . inet_service"
+            for version, key_type in FLOW.items():
                 found = await self._kernel.counted(self._table.name, f"{kind}{version}", key_type)
                 for flow in found:
                     client, target, protocol, port = flow.key

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 FAMILY = "inet"
 TABLE = "netpol"  # the name; a table that replaces one has a number behind it
 SCHEMA = 2
-COMMENT = f"owner=netpol-enforcer schema={SCHEMA}"
+OURS = "owner=netpol-enforcer"  # what the comment of each of our tables begins with
+COMMENT = f"{OURS} schema={SCHEMA}"
 _DIGEST = 1 << 128
 
 

@@ -18,6 +18,8 @@ LOGGED = "limit rate 50/second burst 100 packets"  # records a second that leave
 SNAPLEN = 96  # bytes: the addresses and ports behind a few extension headers of IPv6
 LOG_GROUP = 77
 ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
+# The client, the pod, the protocol and the pod's own port.
+FLOW = {family: f"{kind} . {kind} . inet_proto . inet_service" for family, kind in ADDRESS.items()}
 PORTED = "meta l4proto { tcp, udp, sctp }"
 
 # What pods on one bridge have besides their addresses, and nobody knows whose is which: addresses
@@ -54,10 +56,7 @@ def fill(rules: Ruleset, pod_cidrs: Iterable[str], *, log_group: int = LOG_GROUP
         for item in _collapsed(ranges, version):
             rules.put(f"cidr{version}", item)
         for name in COUNTED:
-            rules.add_set(
-                f"{name}{version}",
-                NftSet(f"{address} . {address} . inet_proto . inet_service", COUNTED_FLAGS),
-            )
+            rules.add_set(f"{name}{version}", NftSet(FLOW[version], COUNTED_FLAGS))
 
 
 def _collapsed(ranges: list[IPv4Network | IPv6Network], version: int) -> list[str]:

@@ -21,7 +21,7 @@ from enforcer.cni.starts import Starts
 from enforcer.compile import Compiler
 from enforcer.diff import differences
 from enforcer.fetch import Connection
-from enforcer.model import RESOURCES, Model, conflicts
+from enforcer.model import POLICIES, RESOURCES, Model, conflicts
 from enforcer.nft import events
 from enforcer.nft.kernel import KernelError
 from enforcer.reflector import Apply, Replace
@@ -174,7 +174,8 @@ class Enforcer:
             if isinstance(output, Replace):
                 status.synced(resource)
             status.heard(resource, model.revisions[resource])
-            self._say_invalid()
+            if resource == POLICIES:
+                self._say_invalid()
             if model.synced and not was_synced:
                 log.info("synced")
             self._wake()

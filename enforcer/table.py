@@ -16,9 +16,8 @@ from enforcer.diff import Incompatible, diff
 from enforcer.nft.batch import DORMANT, OWNER, PERSIST
 from enforcer.nft.dump import Table as Found
 from enforcer.nft.kernel import Kernel, KernelError
-from enforcer.ruleset import COMMENT, TABLE, Change, Ruleset
+from enforcer.ruleset import COMMENT, OURS, TABLE, Change, Ruleset
 
-OURS = COMMENT.partition(" ")[0]
 LOCK = "\0netpol-enforcer"  # a name of the network namespace, free when its holder ends
 
 

@@ -31,11 +31,11 @@ from enforcer.host.finding import Finding, Severity
 from enforcer.host.links import Links
 from enforcer.host.netlink import NETFILTER, Message, Netlink
 from enforcer.nft import batch, wire
+from enforcer.ruleset import OURS
 
 __all__ = ["TABLE", "Kept", "Tags", "remove"]
 
 TABLE = "netpol"
-OURS = "owner=netpol-enforcer"
 COMMENT = f"{OURS} tags=1"
 
 _CHAIN, _PORTS, _TAGGED = "prerouting", "ports", "__set%d"
@@ -181,8 +181,7 @@ def _found(nft: Netlink) -> _Found | None:
     for body in _dump(nft, batch.GETTABLE):
         parts = wire.attributes(body)
         if wire.string(parts.get(1, b"")) == TABLE:
-            told = parts.get(6, b"")
-            return _Found(wire.string(told[2:]) if told[:1] == b"\0" else "", body)
+            return _Found(batch.comment(parts), body)
     return None
 
 
@@ -220,13 +219,12 @@ def _gone() -> Message:
 
 
 def _table(ports: Collection[int], *, owned: bool) -> Iterator[Message]:
-    comment = COMMENT.encode() + b"\0"
     yield _message(
         batch.NEWTABLE,
         wire.CREATE,
         wire.text(1, TABLE),
         wire.number(2, batch.OWNER | batch.PERSIST if owned else 0),
-        wire.attribute(6, bytes((0, len(comment))) + comment),
+        batch.commented(COMMENT),
     )
     yield from _declared(_PORTS, 1, 0, _INDEX, 4, wire.attribute(13, _HOST_ORDER))
     yield from _changed((), ports)

@@ -44,10 +44,20 @@ def header(family: int = INET, resource: int = 0) -> bytes:
 
 def table(name: str, flags: int) -> Part:
     """Create a table, or take over one that has lost its owner."""
-    comment = COMMENT.encode() + b"\0"
-    told = struct.pack("=BB", 0, len(comment)) + comment
-    body = wire.text(1, name) + wire.number(2, flags) + wire.attribute(6, told)
+    body = wire.text(1, name) + wire.number(2, flags) + commented(COMMENT)
     return Part(NEWTABLE, wire.CREATE, body, f"table {name}")
+
+
+def commented(text: str) -> bytes:
+    """A table's comment, among nft's own notes on it."""
+    data = text.encode() + b"\0"
+    return wire.attribute(6, struct.pack("=BB", 0, len(data)) + data)
+
+
+def comment(attributes: Mapping[int, bytes]) -> str:
+    """That of a table, from the attributes of a dump."""
+    told = attributes.get(6, b"")
+    return wire.string(told[2:]) if told[:1] == b"\0" else ""
 
 
 def gone_table(name: str) -> Part:

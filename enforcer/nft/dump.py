@@ -44,10 +44,8 @@ def tables(ask: Ask) -> list[Table]:
     found = []
     for body in ask(batch.GETTABLE, b""):
         parts = wire.attributes(body)
-        told = parts.get(6, b"")
-        comment = wire.string(told[2:]) if told[:1] == b"\0" else ""
         flags, owner = (_int(parts.get(key, b"")) for key in (2, 7))
-        found.append(Table(wire.string(parts[1]), flags, owner, comment))
+        found.append(Table(wire.string(parts[1]), flags, owner, batch.comment(parts)))
     return found
 
 

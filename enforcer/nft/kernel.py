@@ -149,8 +149,6 @@ class Kernel:
         first = self._numbers(len(listed))
         last, refused = first + len(listed) - 1, None
         for answer in self._answers(batch.encode(listed, first)):
-            if answer is None:
-                break
             if answer.kind != wire.ERROR or not first <= answer.sequence <= last:
                 continue
             code = -struct.unpack_from("=i", answer.body)[0]
@@ -180,8 +178,6 @@ class Kernel:
         flags = wire.REQUEST | wire.DUMP
         request = wire.message(batch.SUBSYSTEM << 8 | kind, flags, number, batch.header() + body)
         for answer in self._answers(request):
-            if answer is None:
-                break
             if answer.sequence != number:
                 continue
             whole = whole and not answer.flags & _DUMP_INTERRUPTED
@@ -198,8 +194,6 @@ class Kernel:
         number = self._numbers(1)
         kind = batch.SUBSYSTEM << 8 | batch.GETGEN
         for answer in self._answers(wire.message(kind, wire.REQUEST, number, batch.header(0))):
-            if answer is None:
-                break
             if answer.sequence == number and answer.kind != wire.ERROR:
                 return int.from_bytes(wire.attributes(answer.body[4:]).get(1, b""), "big")
         raise KernelError("no generation was told")
@@ -212,10 +206,10 @@ class Kernel:
         self._sequence += how_many
         return first
 
-    def _answers(self, request: bytes) -> Iterator[wire.Message | None]:
-        """Send, and what the kernel says to it; None when it has said all.
+    def _answers(self, request: bytes) -> Iterator[wire.Message]:
+        """Send, and what the kernel says to it. `KernelError`.
 
-        It answers while it is asked, so there is nothing to be waited for. `KernelError`.
+        It answers while it is asked, so there is nothing to be waited for.
         """
         sock = self._open()
         try:
@@ -225,7 +219,7 @@ class Kernel:
             while True:
                 yield from wire.messages(sock.recv(1 << 20, socket.MSG_DONTWAIT))
         except BlockingIOError:
-            yield None
+            return
         except OSError as error:
             raise KernelError(f"netlink: {error.strerror or error}", error.errno or 0) from None
 
